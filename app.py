@@ -1,0 +1,395 @@
+"""The demo: a photo, a recording, or both, and what the person in them looks and sounds like.
+
+    python app.py
+    EMOCLIP_MODEL=<folder or Hub id> python app.py
+
+The endpoint /analyze answers programs with the same result as JSON:
+
+    from gradio_client import Client, handle_file
+    Client("http://127.0.0.1:7860").predict(handle_file("photo.jpg"), handle_file("voice.wav"), api_name="/analyze")
+"""
+
+import base64
+import html
+import io
+import os
+from pathlib import Path
+
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+import torch
+from gradio.utils import get_upload_folder
+
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import (
+    MAX_AUDIO_SECONDS,
+    Emotion,
+    EmotionRecognitionPipeline,
+    EmotionResult,
+    InputError,
+    load_image,
+)
+from processing_emoclip import EmoCLIPProcessor
+
+
+HERE = Path(__file__).parent
+MODEL = os.environ.get("EMOCLIP_MODEL", str(HERE / "checkpoints" / "emoclip-small"))
+PHOTOS = {name: str(HERE / "examples" / f"{name}.jpg") for name in ("astronaut", "grace-hopper")}
+RECORDINGS = {name: str(HERE / "examples" / f"{name}.flac") for name in ("reading", "reading-short")}
+
+MAX_UPLOAD = "64mb"
+UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
+SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
+LITTLE_EVIDENCE = 0.1  # |log Z| below which face and voice neither agree nor conflict
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, and a grey; the same for an emotion everywhere.
+COLOURS = {
+    "angry": "#D55E00",
+    "disgust": "#009E73",
+    "fear": "#CC79A7",
+    "happy": "#E69F00",
+    "neutral": "#8F8F99",
+    "sad": "#0072B2",
+    "surprise": "#56B4E9",
+}
+# A small face for each emotion: brows, eyes and mouth on a 48 x 48 disc.
+EYES = '<path d="M17 20v2M31 20v2"/>'
+GLYPHS = {
+    "angry": EYES + '<path d="M12 14l8 4M36 14l-8 4M16 35q8-7 16 0"/>',
+    "disgust": '<path d="M14 21h6M28 21h6M13 16l7 2M35 16l-7 2M14 34q4-5 8-1t6-1 6-1"/>',
+    "fear": EYES + '<path d="M12 16l7-3M36 16l-7-3M15 34q3-4 6 0t6 0 6 0"/>',
+    "happy": '<path d="M13 22q4-5 8 0M27 22q4-5 8 0M13 29q11 13 22 0"/>',
+    "neutral": EYES + '<path d="M15 33h18"/>',
+    "sad": EYES + '<path d="M12 18l7-4M36 18l-7-4M16 36q8-8 16 0"/>',
+    "surprise": EYES + '<path d="M12 14q4-4 8 0M28 14q4-4 8 0"/><ellipse cx="24" cy="34" rx="4.5" ry="5.5"/>',
+}
+
+
+def load_pipeline(model: str) -> EmotionRecognitionPipeline:
+    """The pipeline of a checkpoint, a local folder or a Hub id."""
+    return EmotionRecognitionPipeline(
+        model=EmoCLIPForEmotionClassification.from_pretrained(model, dtype=torch.float32),
+        processor=EmoCLIPProcessor.from_pretrained(model, trust_remote_code=True),
+    )
+
+
+def recognise(image: str | None, audio: str | None) -> EmotionResult:
+    """The pipeline's result, with what cannot be read said in its messages."""
+    try:
+        return pipe(image=image, audio=audio)
+    except InputError as error:
+        return EmotionResult(messages=error.sentences)
+
+
+def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) -> dict:
+    """Recognise the emotion that a person's face and voice express, of angry, disgust, fear, happy, neutral, sad and
+    surprise. It recognises acted expressions; it does not know what a person feels.
+
+    Args:
+        image: a photo with one or more faces (JPEG, PNG, WebP, HEIC), or null.
+        audio: a recording of speech of up to 10 minutes (WAV, FLAC, OGG, MP3, WebM, MP4), or null.
+
+    Returns:
+        A dict with "face", "voice" and "fused" (both together), each null or {"label", "scores"}, where "scores" maps
+        each emotion to its probability; the voice's "surprise" is null, as it was not taught. "face" also has "box"
+        ([x, y, width, height] in pixels of the upright photo), "detector" and "others", the smaller faces; "voice"
+        also has "segments" ([start, end] of speech, in seconds). "agreement", null unless both are there, is above 0
+        where face and voice agree and below 0 where they conflict. "messages" are sentences about what could not be
+        used, and why.
+    """
+    try:
+        return recognise(_uploaded_path(image), _uploaded_path(audio)).to_dict()
+    except InputError as error:
+        return EmotionResult(messages=error.sentences).to_dict()
+
+
+def _uploaded_path(file: dict | None) -> str | None:
+    """The path of an upload. Clients send paths, and may send any: only those in the upload folder are theirs."""
+    if file is None:
+        return None
+    path = Path(str(file.get("path"))).resolve() if isinstance(file, dict) else Path()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise InputError("The file was not uploaded: send it with gradio_client's handle_file.")
+    return str(path)
+
+
+def answer(image: str | None, audio: str | None) -> str:
+    """What the page shows for a photo and a recording, as HTML."""
+    result = recognise(image, audio)
+    return f"""
+<div class="answer">
+  {_verdict(result)}
+  {_messages(result.messages)}
+  {_photo(image, result)}
+  <div class="sources">
+    {_bars("Face", result.face, "from the photo", "No face to read")}
+    {_bars("Voice", result.voice, _speech_note(result), "No voice to hear")}
+    {_bars("Together", result.fused, "face and voice fused" if _has_both(result) else "what there is", "No answer")}
+  </div>
+</div>"""
+
+
+def _has_both(result: EmotionResult) -> bool:
+    return result.agreement is not None
+
+
+def _percent(score: float) -> str:
+    return f"{score:.0%}".replace("%", " %")
+
+
+def _glyph(label: str) -> str:
+    return (
+        f'<svg class="glyph" viewBox="0 0 48 48" aria-hidden="true"><circle cx="24" cy="24" r="23" '
+        f'fill="{COLOURS[label]}"/>{GLYPHS[label]}</svg>'
+    )
+
+
+def _verdict(result: EmotionResult) -> str:
+    if result.fused is None:
+        return '<div class="verdict empty"><p class="headline">Nothing to go by</p></div>'
+    label, score = result.fused.label, result.fused.scores[result.fused.label]
+    if _has_both(result):
+        headline, line = _agreement_words(result), f"Together most like {label}, {_percent(score)}."
+        meter = _agreement_meter(result.agreement)
+    else:
+        verb = "Looks" if result.face else "Sounds"
+        source = "The face" if result.face else "The voice"
+        headline, line, meter = f"{verb} {label}", f"{source} alone, {_percent(score)}.", ""
+    return (
+        f'<div class="verdict" style="--colour:{COLOURS[label]}">{_glyph(label)}<div class="words">'
+        f'<p class="headline">{headline}</p><p class="line">{line}</p></div>{meter}</div>'
+    )
+
+
+def _agreement_words(result: EmotionResult) -> str:
+    face, voice = result.face.label, result.voice.label
+    if result.conflict:
+        return f"Looks {face}, sounds {voice}"
+    if abs(result.agreement) < LITTLE_EVIDENCE:
+        return f"Most like {result.fused.label}, though one of them says little"
+    if result.agreement < 0:
+        return f"Looks and sounds {face}, though the rest of the evidence differs"
+    return f"Looks and sounds {face}" if face == voice else f"Mostly {result.fused.label}: face and voice agree"
+
+
+def _agreement_meter(agreement: float) -> str:
+    position = 50 + 50 * max(-1.0, min(1.0, agreement / 2))
+    return (
+        f'<div class="meter" role="img" aria-label="Agreement {agreement:+.2f}, of minus 2 or less for conflict '
+        f'to plus 2 or more for agreement"><div class="scale"><i style="left:{position:.1f}%"></i></div>'
+        f'<div class="ends"><span>conflict</span><span class="value">agreement {agreement:+.2f}</span>'
+        "<span>agree</span></div></div>"
+    )
+
+
+def _messages(messages: list[str]) -> str:
+    items = "".join(f"<li>{html.escape(message)}</li>" for message in messages)
+    return f'<ul class="messages">{items}</ul>' if items else ""
+
+
+def _photo(source: str | None, result: EmotionResult) -> str:
+    """The upright photo with its faces boxed, embedded in the page, so that no file of it is written."""
+    if source is None:
+        return ""
+    try:
+        image = load_image(source)[0]
+    except InputError:
+        return ""
+    width, height = image.size
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=88)
+    faces = [] if result.face is None else [result.face, *result.face.others]
+    boxes = "".join(_box(face, width, height, main=i == 0) for i, face in enumerate(faces))
+    count = {0: "No face found", 1: "One face found"}.get(len(faces), f"{len(faces)} faces found, the largest is used")
+    by = {"yunet": ", by YuNet", "haar": ", by OpenCV’s Haar cascade"}.get(result.face.detector if faces else "", "")
+    return (
+        f'<figure><div class="frame"><img src="data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}" '
+        f'alt="The photo, with a box around each face">{boxes}</div><figcaption>{count}{by}</figcaption></figure>'
+    )
+
+
+def _box(face: Emotion, width: int, height: int, main: bool) -> str:
+    x, y, box_width, box_height = face.box
+    tag = f"{face.label} {_percent(face.scores[face.label])}"
+    return (
+        f'<div class="box{" main" if main else ""}{" inside" if y < 0.1 * height else ""}" '
+        f'style="--colour:{COLOURS[face.label]};'
+        f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
+        f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag}</span></div>'
+    )
+
+
+def _speech_note(result: EmotionResult) -> str:
+    if result.voice is None:
+        return ""
+    seconds = sum(end - start for start, end in result.voice.segments)
+    return f"{seconds:.1f} s of speech"
+
+
+def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
+    """A card with a bar for each emotion, or with a word where this source is missing."""
+    heading = f'<h3>{title}<small>{html.escape(note) if emotion else ""}</small></h3>'
+    if emotion is None:
+        return f'<section class="bars missing" aria-label="{title}">{heading}<p>{missing}</p></section>'
+    rows = "".join(
+        f'<li class="{"top" if label == emotion.label else ""}" style="--colour:{COLOURS[label]}">'
+        f'<span class="name">{label}</span><span class="track" aria-hidden="true">'
+        f'<i style="width:{100 * (score or 0):.1f}%"></i></span>'
+        f'<span class="score">{"<abbr title=\'The voice was not taught this emotion\'>–</abbr>" if score is None else _percent(score)}'
+        "</span></li>"
+        for label, score in emotion.scores.items()
+    )
+    return f'<section class="bars" aria-label="{title}">{heading}<ul>{rows}</ul></section>'
+
+
+class Photo(gr.Image):
+    """A gr.Image that hands over the uploaded file unopened: the pipeline alone opens files, and says what is wrong."""
+
+    def preprocess(self, payload) -> str | None:
+        return None if payload is None else payload.path
+
+
+HEADER = f"""
+<div class="hero">
+  <div class="parade" aria-hidden="true">{"".join(_glyph(label) for label in COLOURS)}</div>
+  <h1>EmoCLIP</h1>
+  <p>What does this person look <em>and</em> sound like? Give a photo, a recording, or both.</p>
+</div>"""
+
+EMPTY = """
+<div class="answer"><div class="verdict empty"><div class="words">
+  <p class="headline">The answer appears here</p>
+  <p class="line">Add a photo or a recording and press Analyze, or pick an example.</p>
+</div></div></div>"""
+
+ABOUT = """
+<div class="about">
+  <section><h2>What it is</h2><p>One small network reads faces and voices in the same space: it learnt from the faces of
+  FER-2013 and the actors’ voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> is the logarithm
+  of how much likelier this face and this voice are together than apart: above 0 they tell the same story.</p></section>
+  <section><h2>What it is not</h2><p>It recognises <strong>acted expressions</strong>. It does not know what anybody feels, it
+  is often wrong, and more often on people unlike those it learnt from. Do not use it to decide anything about
+  anybody.</p></section>
+  <section><h2>Your files</h2><p>Nothing is stored: the file you add is deleted from the server within minutes, nothing
+  is logged, and nothing is sent anywhere else.</p></section>
+</div>"""
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.hero { text-align: center; padding: 1.2rem 0 .2rem; }
+.hero h1 { font-size: clamp(2.1rem, 6vw, 3.1rem); font-weight: 800; letter-spacing: -.03em; margin: .35rem 0 0; line-height: 1.1; }
+.hero p { font-size: 1.08rem; color: var(--body-text-color-subdued); margin: .35rem 0 0; }
+.parade { display: flex; justify-content: center; gap: .35rem; }
+.parade .glyph { width: 2.1rem; height: 2.1rem; }
+.glyph path, .glyph ellipse { fill: none; stroke: #16161d; stroke-width: 2.6; stroke-linecap: round; stroke-linejoin: round; }
+.answer { display: grid; gap: 1rem; color: var(--body-text-color); }
+.answer p, .answer h3, .answer ul, .answer figure { margin: 0; padding: 0; }
+.verdict { display: grid; grid-template-columns: auto 1fr; align-items: center; gap: .4rem 1.1rem; padding: 1.1rem 1.3rem;
+  border-radius: 18px; border: 1px solid var(--border-color-primary);
+  background: linear-gradient(120deg, color-mix(in srgb, var(--colour) 22%, var(--block-background-fill)), var(--block-background-fill)); }
+.verdict .glyph { width: 4.6rem; height: 4.6rem; }
+.verdict .headline { font-size: 1.55rem; font-weight: 750; line-height: 1.2; letter-spacing: -.015em; }
+.verdict .line { color: var(--body-text-color-subdued); margin-top: .25rem; font-size: 1.02rem; }
+.verdict.empty { --colour: #8F8F99; grid-template-columns: 1fr; text-align: center; padding: 2.6rem 1.3rem; border-style: dashed; }
+.meter { grid-column: 1 / -1; margin-top: .5rem; }
+.meter .scale { position: relative; height: .5rem; border-radius: 99px; background: linear-gradient(90deg, #D55E00, var(--border-color-primary) 50%, #0072B2); }
+.meter .scale i { position: absolute; top: 50%; width: 1.05rem; height: 1.05rem; border-radius: 50%; transform: translate(-50%, -50%);
+  background: var(--body-text-color); border: 3px solid var(--block-background-fill); box-shadow: 0 1px 4px #0006; }
+.meter .ends { display: flex; justify-content: space-between; font-size: .84rem; color: var(--body-text-color-subdued); margin-top: .45rem; }
+.meter .value { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--body-text-color); }
+.messages { list-style: none; display: grid; gap: .5rem; }
+.messages li { padding: .7rem 1rem; border-radius: 12px; border: 1px solid #E69F00; background: color-mix(in srgb, #E69F00 14%, var(--block-background-fill)); }
+.answer figure { text-align: center; }
+.frame { position: relative; display: inline-block; max-width: 100%; line-height: 0; border-radius: 16px; overflow: hidden; }
+.frame img { max-width: 100%; max-height: 25rem; border-radius: 16px; margin: 0; }
+.answer figcaption { font-size: .86rem; color: var(--body-text-color-subdued); margin-top: .4rem; }
+.box { position: absolute; border: 2px solid var(--colour); border-radius: 8px; box-shadow: 0 0 0 1px #0008, inset 0 0 0 1px #0008; }
+.box.main { border-width: 4px; }
+.box span { position: absolute; left: -2px; bottom: calc(100% + 3px); padding: .18rem .5rem; border-radius: 7px; background: var(--colour);
+  color: #0d0d12; font: 650 .84rem/1.25 system-ui, sans-serif; white-space: nowrap; }
+.box.inside span { bottom: auto; top: 3px; left: 3px; }
+.sources { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: .8rem; }
+.bars { padding: .95rem 1rem 1rem; border-radius: 16px; border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+.bars h3 { font-size: 1.02rem; font-weight: 700; display: flex; justify-content: space-between; align-items: baseline; margin-bottom: .55rem; gap: .4rem; }
+.bars small { font-weight: 400; font-size: .8rem; color: var(--body-text-color-subdued); }
+.bars ul { list-style: none; display: grid; gap: .32rem; }
+.bars li { display: grid; grid-template-columns: 4.3rem 1fr 2.7rem; align-items: center; gap: .5rem; font-size: .9rem; margin: 0; }
+.bars .top { font-weight: 700; }
+.bars .track { height: .72rem; border-radius: 99px; background: color-mix(in srgb, var(--body-text-color) 9%, transparent); overflow: hidden; }
+.bars .track i { display: block; height: 100%; border-radius: 99px; background: var(--colour); animation: grow .5s ease-out; }
+.bars .score { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bars abbr { text-decoration: none; color: var(--body-text-color-subdued); }
+.bars.missing { opacity: .75; }
+.bars.missing p { color: var(--body-text-color-subdued); padding: 1.4rem 0; text-align: center; }
+.about { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: .5rem 2rem; padding: 1.2rem .3rem; color: var(--body-text-color-subdued); }
+.about h2 { font-size: 1rem; font-weight: 700; color: var(--body-text-color); margin: .4rem 0 .3rem; }
+.about p { font-size: .92rem; line-height: 1.5; margin: 0; }
+@keyframes grow { from { width: 0; } }
+@media (prefers-reduced-motion: reduce) { .bars .track i { animation: none; } }
+@media (max-width: 640px) { .verdict .glyph { width: 3.4rem; height: 3.4rem; } .verdict .headline { font-size: 1.25rem; } }
+"""
+
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere
+    primary_hue="indigo", neutral_hue="zinc", radius_size="lg", font=FONT, font_mono=["ui-monospace", "monospace"]
+).set(
+    body_background_fill="#f7f7fb",
+    body_background_fill_dark="#101017",
+    block_background_fill="#ffffff",
+    block_background_fill_dark="#191922",
+    block_border_width="1px",
+    button_primary_background_fill="#4338ca",
+    button_primary_background_fill_hover="#3730a3",
+    button_primary_background_fill_dark="#5b54e0",
+    button_primary_background_fill_hover_dark="#6d67ea",
+    button_large_text_size="1.1rem",
+)
+LAUNCH = {"theme": THEME, "css": CSS, "max_file_size": MAX_UPLOAD, "footer_links": ["api"], "ssr_mode": False}
+
+pipe = load_pipeline(MODEL)
+recognise(PHOTOS["astronaut"], RECORDINGS["reading-short"])  # whatever is loaded or built on first use, is so now
+
+with gr.Blocks(
+    title="EmoCLIP: what a face and a voice express",
+    analytics_enabled=False,
+    delete_cache=(UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS),
+) as demo:
+    gr.HTML(HEADER)
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320):
+            photo = Photo(label="Photo of a face", sources=["upload", "webcam"], type="filepath", height=290)
+            recording = gr.Audio(
+                label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
+                sources=["upload", "microphone"],
+                type="filepath",
+            )
+            button = gr.Button("Analyze", variant="primary", size="lg")
+        with gr.Column(scale=6, min_width=320):
+            output = gr.HTML(EMPTY, elem_id="answer", container=False)
+    gr.Examples(
+        examples=[
+            [PHOTOS["astronaut"], RECORDINGS["reading"]],
+            [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
+            [PHOTOS["grace-hopper"], None],
+            [None, RECORDINGS["reading"]],
+        ],
+        example_labels=["An astronaut, a reader", "An admiral, a reader", "The admiral alone", "The reader alone"],
+        inputs=[photo, recording],
+        outputs=output,
+        fn=answer,
+        run_on_click=True,
+        cache_examples=False,
+        label="Examples, answered in one click",
+        api_visibility="private",
+    )
+    gr.HTML(ABOUT)
+    button.click(answer, [photo, recording], output, api_visibility="private")
+    gr.api(analyze, api_name="analyze")
+
+demo.queue(max_size=64, default_concurrency_limit=2)
+
+if __name__ == "__main__":
+    demo.launch(**LAUNCH)

@@ -1,0 +1,661 @@
+"""EmoCLIP: AudioCLIP's joint space of images, audio and text, and the heads that read emotions from it.
+
+    from modeling_emoclip import EmoCLIPForEmotionClassification
+    model = EmoCLIPForEmotionClassification.from_pretrained("checkpoints/emoclip-small").eval()
+    outputs = model(pixel_values=faces, input_features=voices)
+    outputs.logits.exp()    # (B, 7) fused posterior
+    outputs.agreement       # (B,) above 0: face and voice agree; below 0: they conflict
+
+Shapes in the comments: B rows of a batch, D the joint space, C classes, H x W pixels, L tokens.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPTextModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+try:
+    from .configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+except ImportError:
+    from configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+
+#: The largest factor by which a cosine similarity is scaled, as in CLIP.
+MAX_LOGIT_SCALE = 100.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses: free functions, so that each can be read, tested and quoted alone
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def multi_positive_cross_entropy(logits: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-probability that a row gives its positives; rows without a positive add nothing.
+
+    The supervised contrastive loss, "out" form, of Khosla et al. (2020), equation 2. With one positive a row it is
+    the ordinary cross-entropy.
+
+    Args:
+        logits: (N, M) similarities. positives: (N, M) bool, which columns match the row.
+    Returns:
+        The loss, a scalar; 0 if no row has a positive.
+    """
+    count = positives.sum(-1)  # (N,)
+    log_probs = logits.log_softmax(-1).masked_fill(~positives, 0.0)
+    return -(log_probs.sum(-1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+
+
+def contrastive_loss(
+    a_embeds: torch.Tensor, b_embeds: torch.Tensor, a_labels: torch.Tensor, b_labels: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """CLIP's symmetric loss (Radford et al., 2021), with every pair of equal labels a positive.
+
+    Args:
+        a_embeds: (N, D) and b_embeds: (M, D), L2-normalised. a_labels: (N,) and b_labels: (M,). scale: scalar.
+    Returns:
+        The mean of the two directions' losses, a scalar.
+    """
+    # Similarities are scaled by up to 100, so half precision would cost the loss its last digits.
+    with torch.autocast(a_embeds.device.type, enabled=False):
+        logits = scale.float() * a_embeds.float() @ b_embeds.float().T  # (N, M)
+        positives = a_labels[:, None] == b_labels[None, :]
+        return (
+            multi_positive_cross_entropy(logits, positives) + multi_positive_cross_entropy(logits.T, positives.T)
+        ) / 2
+
+
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of every process, in rank order, with gradients; processes may hold different numbers of rows.
+
+    Args:
+        tensor: (n, ...) of this process. Returns: (N, ...), N the sum of every n; `tensor` itself in one process.
+    """
+    if not is_distributed():
+        return tensor
+    size = torch.tensor([len(tensor)], device=tensor.device)
+    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    longest = int(max(sizes))
+    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
+    if tensor.is_floating_point():
+        # Its backward is collective too, so a process whose rows need no gradient must take part in it all the same.
+        parts = dist.nn.all_gather(padded if padded.requires_grad else padded.requires_grad_())
+    else:
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes)])
+
+
+def is_distributed() -> bool:
+    """Whether gradients are shared with other processes. Without gradients, each process sees to its own rows."""
+    return torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Image tower
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ModalityBatchNorm2d(nn.ModuleDict):
+    """Batch norm with statistics, scales and shifts per modality; one that is not named uses the image's."""
+
+    def __init__(self, num_features: int, modalities: tuple[str, ...]):
+        super().__init__({modality: nn.BatchNorm2d(num_features) for modality in modalities})
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        return self[modality if modality in self else "image"](x)
+
+
+class Bottleneck(nn.Module):
+    """CLIP's anti-aliased bottleneck: where it strides, an average pool does, after the second convolution and before
+    the shortcut's 1x1 (Zhang, 2019)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, modalities: tuple[str, ...]):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = ModalityBatchNorm2d(channels, modalities)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = ModalityBatchNorm2d(channels, modalities)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = ModalityBatchNorm2d(out_channels, modalities)
+        self.downsample_conv = self.downsample_bn = None
+        if stride > 1 or in_channels != out_channels:
+            self.downsample_conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            self.downsample_bn = ModalityBatchNorm2d(out_channels, modalities)
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(x), modality))
+        out = F.relu(self.bn2(self.conv2(out), modality))
+        out = self.bn3(self.conv3(self.pool(out)), modality)
+        if self.downsample_conv is not None:
+            x = self.downsample_bn(self.downsample_conv(self.pool(x)), modality)
+        return F.relu(out + x)
+
+
+class AttentionPool2d(nn.Module):
+    """CLIP's pooling: multi-head attention whose only query is the map's mean, with one positional grid a modality."""
+
+    def __init__(self, config: EmoCLIPVisionConfig, grids: dict[str, tuple[int, int]], output_dim: int):
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.positional_embedding = nn.ParameterDict(
+            {
+                modality: nn.Parameter(torch.randn(height * width_ + 1, width) / width**0.5)
+                for modality, (height, width_) in grids.items()
+            }
+        )
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, output_dim)
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)  # (B, cells, width)
+        x = torch.cat([x.mean(1, keepdim=True), x], dim=1) + self.positional_embedding[modality]
+        q, k, v = (
+            proj(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, 1 or cells + 1, 64)
+            for proj, inputs in ((self.q_proj, x[:, :1]), (self.k_proj, x), (self.v_proj, x))
+        )
+        return self.c_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))  # (B, heads * 64) -> (B, D)
+
+
+class ModifiedResNet(nn.Module):
+    """CLIP's ResNet: a stem of three convolutions, four stages of anti-aliased bottlenecks, attention pooling.
+
+    Args:
+        config: width and depth.
+        image_sizes: for each modality that passes through the tower, the height and width of its input in pixels.
+        output_dim: D.
+    """
+
+    def __init__(self, config: EmoCLIPVisionConfig, image_sizes: dict[str, tuple[int, int]], output_dim: int):
+        super().__init__()
+        modalities = tuple(image_sizes) if config.modality_batch_norm else ("image",)
+        width = config.width
+        self.image_sizes = {modality: tuple(size) for modality, size in image_sizes.items()}
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = ModalityBatchNorm2d(width // 2, modalities)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = ModalityBatchNorm2d(width // 2, modalities)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = ModalityBatchNorm2d(width, modalities)
+        self.layers = nn.ModuleList()
+        in_channels = width
+        for stage, blocks in enumerate(config.layers):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                self.layers.append(Bottleneck(in_channels, width * 2**stage, stride, modalities))
+                in_channels = width * 2**stage * Bottleneck.expansion
+        grids = {modality: tuple(map(self.output_side, size)) for modality, size in image_sizes.items()}
+        self.attnpool = AttentionPool2d(config, grids, output_dim)
+
+    @staticmethod
+    def output_side(side: int) -> int:
+        """Side of the last feature map for an input of `side` pixels: the stem halves upwards, each pool downwards."""
+        return (side + 1) // 2 // 16
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        """(B, 3, H, W) pixels of one modality, resampled to its size if need be, to (B, D)."""
+        x = x.to(self.conv1.weight.dtype)
+        if x.shape[-2:] != self.image_sizes[modality]:
+            x = F.interpolate(x, self.image_sizes[modality], mode="bilinear", antialias=True)
+        x = F.relu(self.bn1(self.conv1(x), modality))
+        x = F.relu(self.bn2(self.conv2(x), modality))
+        x = F.relu(self.bn3(self.conv3(x), modality))
+        x = F.avg_pool2d(x, 2)  # (B, width, H / 4, W / 4)
+        for block in self.layers:
+            x = block(x, modality)
+        return self.attnpool(x, modality)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class EmoCLIPOutput(ModelOutput):
+    """What `EmoCLIPModel` returns. Embeddings are L2-normalised; a row that lacks the modality holds zeros.
+
+    Args:
+        loss: contrastive loss, weighted, a scalar. losses: its parts by name, unweighted.
+        logits_image_audio, logits_image_text, logits_audio_text: (B, B') scaled cosine similarities of every pair.
+        image_embeds, audio_embeds, text_embeds: (B, D).
+    """
+
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits_image_audio: torch.Tensor | None = None
+    logits_image_text: torch.Tensor | None = None
+    logits_audio_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class EmoCLIPEmotionOutput(ModelOutput):
+    """What `EmoCLIPForEmotionClassification` returns.
+
+    Args:
+        loss: weighted sum of `losses`, a scalar, where labels were given. losses: its parts by name, unweighted.
+        logits: (B, C) log-probabilities of the fused posterior.
+        face_logits, voice_logits: (B, C) each head's logits, divided by its temperature: their softmax is its
+            posterior. -inf in the column of a class that the head was not taught. A row that lacks the modality
+            holds zeros.
+        agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing.
+        image_embeds, audio_embeds, text_embeds: (B, D), L2-normalised.
+    """
+
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    face_logits: torch.Tensor | None = None
+    voice_logits: torch.Tensor | None = None
+    agreement: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+class EmoCLIPPreTrainedModel(PreTrainedModel):
+    config: EmoCLIPConfig
+    config_class = EmoCLIPConfig
+    base_model_prefix = "emoclip"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "audio", "text")
+    _supports_sdpa = True
+    # Losses are already means over the global batch: Trainer divides by its accumulation steps, nobody by items.
+    accepts_loss_kwargs = False
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)  # norms, embeddings
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, Bottleneck):
+            for norm in module.bn3.values():  # a block starts as the identity, as CLIP's
+                init.zeros_(norm.weight)
+        elif isinstance(module, AttentionPool2d):
+            std = module.q_proj.in_features**-0.5
+            for linear in (module.q_proj, module.k_proj, module.v_proj, module.c_proj):
+                init.normal_(linear.weight, std=std)
+            for embedding in module.positional_embedding.values():
+                init.normal_(embedding, std=std)
+        elif isinstance(module, EmoCLIPModel):
+            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5)
+            for scale in (module.logit_scale, module.logit_scale_ai, module.logit_scale_at):
+                init.constant_(scale, self.config.logit_scale_init_value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers.
+
+        Raises:
+            ValueError: one sentence that names what is missing or of another shape.
+        """
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, in a sentence
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
+        for keys, fault in ((sorted(info["missing_keys"]), "lacks"), (sorted(mismatched), "has another shape of")):
+            if keys:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} {fault} {len(keys)} of {cls.__name__}'s weights "
+                    f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); use a whole checkpoint."
+                )
+        return (model, info) if output_loading_info else model
+
+
+class EmoCLIPModel(EmoCLIPPreTrainedModel):
+    """AudioCLIP (Guzhov et al., 2021): an image, an audio and a text tower that share one embedding space."""
+
+    def __init__(self, config: EmoCLIPConfig):
+        super().__init__(config)
+        face_side = config.vision_config.image_size
+        image_sizes = {"image": (face_side, face_side), "audio": tuple(config.audio_config.image_size)}
+        self.vision_model = ModifiedResNet(config.vision_config, image_sizes, config.projection_dim)
+        self.text_model = CLIPTextModel(config.text_config)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))  # image-text
+        self.logit_scale_ai = nn.Parameter(torch.empty(()))  # audio-image
+        self.logit_scale_at = nn.Parameter(torch.empty(()))  # audio-text
+        self.post_init()
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of `pixel_values` (B, 3, H, W).
+
+        ```python
+        >>> faces = processor(images=Image.open("face.png"), return_tensors="pt")
+        >>> model.get_image_features(**faces).pooler_output.shape
+        torch.Size([1, 256])
+        ```
+        """
+        return BaseModelOutputWithPooling(pooler_output=self.vision_model(pixel_values, "image"))
+
+    def get_audio_features(self, input_features: torch.Tensor) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of log-mel `input_features` (B, 1, mel bands, frames)."""
+        return BaseModelOutputWithPooling(
+            pooler_output=self.vision_model(input_features.expand(-1, 3, -1, -1), "audio")
+        )
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of `input_ids` (B, L)."""
+        pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        return BaseModelOutputWithPooling(pooler_output=self.text_projection(pooled))
+
+    def scale(self, pair: str) -> torch.Tensor:
+        """Factor of the cosine similarities of `image_audio`, `image_text` or `audio_text`, between 1 and 100."""
+        parameter = {
+            "image_audio": self.logit_scale_ai,
+            "image_text": self.logit_scale,
+            "audio_text": self.logit_scale_at,
+        }[pair]
+        return parameter.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor | None,
+        input_features: torch.Tensor | None,
+        face_mask: torch.Tensor | None,
+        voice_mask: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """(B, D) features of faces and voices, each or None; zeros in rows that the masks (B,) bool say are absent."""
+        return (
+            self._encode_rows(self.get_image_features, pixel_values, face_mask),
+            self._encode_rows(self.get_audio_features, input_features, voice_mask),
+        )
+
+    def _encode_rows(self, tower, inputs: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
+        if inputs is None or mask is None:
+            return None if inputs is None else tower(inputs).pooler_output
+        if not self.training:  # shapes that do not depend on the data, for export
+            return tower(inputs).pooler_output.masked_fill(~mask[:, None], 0.0)
+        # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
+        rows = torch.zeros(len(inputs), self.config.projection_dim, device=inputs.device)
+        if mask.any():
+            features = tower(inputs[mask]).pooler_output
+            rows = rows.to(features.dtype).index_put((mask,), features)
+        return rows
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        face_labels: torch.Tensor | None = None,
+        voice_labels: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+    ) -> EmoCLIPOutput:
+        """Embeddings of whichever modalities are given, the similarities of every pair, and the contrastive loss.
+
+        Args:
+            pixel_values: (B, 3, H, W). input_features: (B, 1, mel bands, frames). input_ids, attention_mask: (B, L).
+            face_labels, voice_labels: (B,) class of each face and voice. Equal labels are positives of the loss;
+                without labels, a row's face, voice and text are each other's only positives (CLIP's loss). A row's
+                text has the label of its face, or of its voice where it has no face.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            return_loss: False leaves the loss out, as it is where only one modality is given.
+        """
+        image, audio = self.encode(pixel_values, input_features, face_mask, voice_mask)
+        text = None if input_ids is None else self.get_text_features(input_ids, attention_mask).pooler_output
+        embeds = {
+            name: F.normalize(features, dim=-1)
+            for name, features in (("image", image), ("audio", audio), ("text", text))
+            if features is not None
+        }
+        if not embeds:
+            raise ValueError("EmoCLIP needs at least one of pixel_values, input_features and input_ids.")
+        logits, losses = {}, {}
+        for pair in ("image_audio", "image_text", "audio_text"):
+            a, b = pair.split("_")
+            if a in embeds and b in embeds:
+                logits[f"logits_{pair}"] = self.scale(pair) * embeds[a] @ embeds[b].T
+        if return_loss and len(embeds) > 1:
+            losses = self.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
+        return EmoCLIPOutput(
+            loss=sum(self.config.loss_weights[pair] * loss for pair, loss in losses.items()) if losses else None,
+            losses=losses or None,
+            **logits,
+            **{f"{name}_embeds": value for name, value in embeds.items()},
+        )
+
+    def contrastive_losses(
+        self,
+        embeds: dict[str, torch.Tensor],
+        face_labels: torch.Tensor | None,
+        voice_labels: torch.Tensor | None,
+        face_mask: torch.Tensor | None,
+        voice_mask: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The losses of every pair over the rows of all processes, each a scalar, for pairs of a weight above 0.
+
+        `embeds` holds (B, D) for `image`, `audio` and `text`, each where it is given.
+        """
+        any_embeds = next(iter(embeds.values()))
+        batch, device = len(any_embeds), any_embeds.device
+        face_mask, voice_mask = (
+            torch.full((batch,), name in embeds, device=device) if mask is None or name not in embeds else mask
+            for name, mask in (("image", face_mask), ("audio", voice_mask))
+        )
+        if is_distributed():  # a process that has none of a modality gathers it too, or the others would wait for ever
+            embeds = {name: torch.zeros_like(any_embeds) for name in ("image", "audio")} | embeds
+        if face_labels is None or voice_labels is None:
+            own = torch.arange(batch, device=device) + (dist.get_rank() * batch if is_distributed() else 0)
+            if face_labels is None:
+                face_labels = own if voice_labels is None else voice_labels
+            if voice_labels is None:
+                voice_labels = face_labels
+        rows = {
+            "image": (face_labels, face_mask),
+            "audio": (voice_labels, voice_mask),
+            "text": (torch.where(face_mask, face_labels, voice_labels), face_mask | voice_mask),
+        }
+        gathered = {}
+        for name, values in embeds.items():
+            labels, mask = (gather_rows(x) for x in rows[name])
+            gathered[name] = gather_rows(values)[mask], labels[mask]
+        losses = {}
+        for pair in ("image_audio", "image_text", "audio_text"):
+            a, b = pair.split("_")
+            if a in gathered and b in gathered and self.config.loss_weights[pair] > 0:
+                (a_embeds, a_labels), (b_embeds, b_labels) = gathered[a], gathered[b]
+                losses[pair] = contrastive_loss(a_embeds, b_embeds, a_labels, b_labels, self.scale(pair))
+        return losses
+
+
+class EmotionHead(nn.Module):
+    """A linear classifier of the classes it is taught; the others get -inf."""
+
+    def __init__(self, config: EmoCLIPConfig, taught: list[str]):
+        super().__init__()
+        self.num_labels = config.num_labels
+        self.columns = [config.label2id[label] for label in config.labels if label in taught]
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.projection_dim, len(self.columns))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, D) features to (B, C) logits."""
+        logits = self.classifier(self.dropout(features))
+        every = logits.new_full((len(logits), self.num_labels), -torch.inf)
+        every[:, self.columns] = logits
+        return every
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+        """Summed cross-entropy of (N, C) logits and (N,) labels or (N, C) label distributions."""
+        if labels.ndim == 1:
+            lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
+            lookup[self.columns] = torch.arange(len(self.columns), device=labels.device)
+            labels = lookup[labels]
+        else:
+            labels = labels[:, self.columns]
+        return F.cross_entropy(
+            logits[:, self.columns].float(), labels, reduction="sum", label_smoothing=label_smoothing
+        )
+
+
+class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
+    """EmoCLIP with a face head, a voice head, and their fusion into one posterior."""
+
+    def __init__(self, config: EmoCLIPConfig):
+        config.check_labels()
+        super().__init__(config)
+        self.emoclip = EmoCLIPModel(config)
+        self.face_head = EmotionHead(config, list(config.face_prior))
+        self.voice_head = EmotionHead(config, list(config.voice_prior))
+        self.post_init()
+
+    def fuse(
+        self,
+        face_log_probs: torch.Tensor | None = None,
+        voice_log_probs: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The fused posterior and the agreement of face and voice log-posteriors (the heads' own, or means of them).
+
+        The product rule for sources that are independent given the emotion (Kittler et al., 1998, equation 7):
+        log p(y|f,v) = log p(y|f) - log pi_F(y) + log p(y|v) - log pi_V(y) + log pi(y) + c; a class that a head was
+        not taught gets no evidence from it, for or against. The agreement is the rule's own normaliser over the
+        classes that both were taught, log sum_y pi(y) [p(y|f) / pi_F(y)] [p(y|v) / pi_V(y)], every distribution
+        renormalised to those classes.
+
+        Args:
+            face_log_probs, voice_log_probs: (B, C), each normalised, or None.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+        Returns:
+            (B, C) fused log-probabilities and (B,) agreement, 0 where a modality is missing.
+        Raises:
+            ValueError: neither is given.
+        """
+        config = self.config
+        sources = [
+            (log_probs.float(), mask, prior)
+            for log_probs, mask, prior in (
+                (face_log_probs, face_mask, config.face_prior),
+                (voice_log_probs, voice_mask, config.voice_prior),
+            )
+            if log_probs is not None
+        ]
+        if not sources:
+            raise ValueError("Fusion needs a face, a voice, or both.")
+        reference = sources[0][0]
+        taught_both = config.face_prior.keys() & config.voice_prior.keys()
+        both = [i for i, label in enumerate(config.labels) if label in taught_both]
+        log_prior = reference.new_tensor([config.target_prior[label] for label in config.labels]).log()  # (C,)
+        fused = log_prior.expand_as(reference)  # (B, C)
+        common = log_prior[both].log_softmax(-1).expand(len(reference), -1)  # (B, shared classes)
+        complete = torch.full((len(reference),), len(sources) == 2, device=reference.device)
+        for log_probs, mask, prior in sources:
+            shares = reference.new_tensor([prior.get(label, 1.0) for label in config.labels]).log()
+            taught = torch.tensor([label in prior for label in config.labels], device=reference.device)
+            ratio = torch.where(taught, log_probs - shares, 0.0)
+            common_ratio = log_probs[:, both].log_softmax(-1) - shares[both].log_softmax(-1)
+            if mask is not None:
+                ratio, common_ratio = (x.masked_fill(~mask[:, None], 0.0) for x in (ratio, common_ratio))
+                complete = complete & mask
+            fused, common = fused + ratio, common + common_ratio
+        return fused.log_softmax(-1), common.logsumexp(-1).masked_fill(~complete, 0.0)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        face_labels: torch.Tensor | None = None,
+        voice_labels: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+    ) -> EmoCLIPEmotionOutput:
+        """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
+
+        Args:
+            pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s.
+            input_ids, attention_mask: (B, L) a prompt that speaks of the row's emotion; training only needs it.
+            face_labels, voice_labels: (B,) class indices; any value where the mask is False.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            return_loss: False leaves the losses out.
+        Raises:
+            ValueError: neither a face nor a voice is given.
+
+        ```python
+        >>> inputs = processor(images=face, audio=voice, sampling_rate=16_000, return_tensors="pt")
+        >>> outputs = model(**inputs)
+        >>> model.config.id2label[outputs.logits.argmax(-1).item()]
+        'happy'
+        ```
+        """
+        if pixel_values is None and input_features is None:
+            raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features), or both.")
+        image, audio = self.emoclip.encode(pixel_values, input_features, face_mask, voice_mask)
+        text = None
+        if input_ids is not None:
+            text = self.emoclip.get_text_features(input_ids, attention_mask).pooler_output
+        face_logits = None if image is None else self.face_head(image) / self.config.face_temperature
+        voice_logits = None if audio is None else self.voice_head(audio) / self.config.voice_temperature
+        embeds = {
+            name: F.normalize(features, dim=-1)
+            for name, features in (("image", image), ("audio", audio), ("text", text))
+            if features is not None
+        }
+        losses = {}
+        if return_loss and (face_labels is not None or voice_labels is not None):
+            if face_labels is not None:
+                losses["face"] = self._head_loss(self.face_head, face_logits, face_labels, face_mask)
+            if voice_labels is not None:
+                losses["voice"] = self._head_loss(self.voice_head, voice_logits, voice_labels, voice_mask)
+            losses |= self.emoclip.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
+        logits, agreement = self.fuse(
+            None if face_logits is None else face_logits.float().log_softmax(-1),
+            None if voice_logits is None else voice_logits.float().log_softmax(-1),
+            face_mask,
+            voice_mask,
+        )
+        return EmoCLIPEmotionOutput(
+            loss=sum(self.config.loss_weights[name] * loss for name, loss in losses.items()) if losses else None,
+            losses=losses or None,
+            logits=logits,
+            face_logits=face_logits,
+            voice_logits=voice_logits,
+            agreement=agreement,
+            **{f"{name}_embeds": value for name, value in embeds.items()},
+        )
+
+    def _head_loss(
+        self, head: EmotionHead, logits: torch.Tensor | None, labels: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Mean cross-entropy over the rows of all processes that have the modality.
+
+        A process holds the sum over its own rows only; times the number of processes, because gradients are averaged
+        over them, the total is the mean over all rows wherever they lie.
+        """
+        mask = torch.ones(len(labels), dtype=torch.bool, device=labels.device) if mask is None else mask
+        count = mask.sum()
+        if logits is None:
+            total = next(self.parameters()).new_zeros(())
+        else:
+            total = head.loss(logits[mask], labels[mask], self.config.label_smoothing)
+        if is_distributed():
+            dist.all_reduce(count)
+            total = total * dist.get_world_size()
+        return total / count.clamp(min=1)
+
+
+EmoCLIPForEmotionClassification.register_for_auto_class("AutoModel")

@@ -1,0 +1,309 @@
+"""Fine-tunes EmoCLIP on FER-2013 faces and CREMA-D voices with the Hugging Face Trainer.
+
+    python train_hf.py                                        # the Hub's copies of both, 20 epochs
+    python train_hf.py --faces data/fer2013 --voices data/cremad --output_dir outputs/mine
+    python train_hf.py --push_to_hub --hub_model_id me/emoclip
+    torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
+    python train_hf.py recipe.json                            # every argument from a file
+
+An interrupted run goes on from its last checkpoint when the same command is given again.
+"""
+
+import logging
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    HfArgumentParser,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
+from data_emoclip import (
+    FACES_HUB_ID,
+    TEMPLATES,
+    VOICES_HUB_ID,
+    FaceVoiceDataset,
+    as_batch,
+    augment_faces,
+    augment_voices,
+    fill_templates,
+    load_faces,
+    load_voices,
+    split_voices,
+    split_words,
+    tokenize_prompts,
+)
+from evaluate_hf import emotion_metrics, prepare
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+
+logger = logging.getLogger("emoclip")
+
+
+@dataclass
+class ModelArguments:
+    config: dict | str | None = field(
+        default=None,
+        metadata={"help": 'fields of EmoCLIPConfig that differ from the preset, as JSON: {"projection_dim": 128}'},
+    )
+
+
+@dataclass
+class DataArguments:
+    faces: str = field(default=FACES_HUB_ID, metadata={"help": "FER-2013: a folder or a Hub id"})
+    voices: str = field(default=VOICES_HUB_ID, metadata={"help": "CREMA-D: a folder or a Hub id"})
+    fold: int = field(default=0, metadata={"help": "CREMA-D fold to test on; the next chooses, the others train"})
+    voices_per_epoch: int | None = field(
+        default=None, metadata={"help": "rows that carry a voice; by default twice the voices"}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
+
+
+@dataclass
+class EmoCLIPTrainingArguments(TrainingArguments):
+    output_dir: str = "outputs/emoclip-small"
+    num_train_epochs: float = 20
+    per_device_train_batch_size: int = 256
+    per_device_eval_batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.1
+    max_grad_norm: float = 1.0
+    bf16: bool | None = field(default=None, metadata={"help": "by default where the GPU can; on a CPU on request"})
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str = "eval_loss"
+    early_stopping_patience: int = field(default=10, metadata={"help": "epochs without a better validation loss"})
+    logging_steps: float = 50
+    seed: int = 0
+    hub_strategy: str = "end"
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            gpu = torch.cuda.is_available() and not self.use_cpu and not self.fp16
+            self.bf16 = gpu and torch.cuda.is_bf16_supported()
+            self.fp16 = self.fp16 or (gpu and not self.bf16)
+        self.dataloader_pin_memory = torch.cuda.is_available() and not self.use_cpu
+        self.remove_unused_columns = False  # FaceVoiceDataset gives exactly what is used
+        self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
+        super().__post_init__()
+
+
+class EmoCLIPTrainer(Trainer):
+    """Trainer whose batches are bytes: they are augmented, or just processed, on the device."""
+
+    def __init__(self, *args, processor: EmoCLIPProcessor, **kwargs):
+        super().__init__(*args, processing_class=processor, data_collator=as_batch, **kwargs)
+        self.processor = processor
+        self.parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
+        """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
+        batch = dict(batch)
+        faces, mels = batch.pop("faces"), batch.pop("mels")
+        if not train:
+            return batch | {k: v.to(faces.device) for k, v in prepare(self.processor, faces, mels).items()}
+        size = self.processor.image_processor.size["height"]
+        return batch | {
+            "pixel_values": self.processor.image_processor.standardize(augment_faces(faces, size)),
+            "input_features": self.processor.feature_extractor.standardize(augment_voices(mels)),
+        }
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(**self.to_model_inputs(inputs, model.training))
+        for name, value in outputs.losses.items():
+            self.parts[f"{name}_loss" if model.training else f"eval_{name}_loss"].append(value.detach())
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs):
+        """Adds each part of the loss, its mean since the last log."""
+        prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
+        for name in [name for name in self.parts if name.startswith("eval_") == bool(prefix)]:
+            logs[name] = round(torch.stack(self.parts.pop(name)).mean().item(), 4)
+        super().log(logs, *args, **kwargs)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Matrices and filters decay; norms, biases, embeddings of positions and scales do not."""
+        return [n for n, p in model.named_parameters() if p.ndim >= 2 and "positional_embedding" not in n]
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy, mean recall, macro F1 and calibration error, for the face, the voice and the pairs."""
+    fused, face, voice = (torch.as_tensor(x).float().softmax(-1).numpy() for x in prediction.predictions)
+    face_labels, voice_labels, has_face, has_voice = prediction.label_ids
+    both = has_face & has_voice
+    return {
+        f"{name}_{metric}": value
+        for name, probs, labels, rows in (
+            ("face", face, face_labels, has_face),
+            ("voice", voice, voice_labels, has_voice),
+            ("fused", fused, face_labels, both),
+        )
+        if rows.any()
+        for metric, value in emotion_metrics(probs[rows], labels[rows]).items()
+        if metric != "expected_if_calibrated"
+    }
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The divisor of `logits` (n, C) under which `labels` (n,) are likeliest (Guo et al., 2017)."""
+    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(logits.double() / log_temperature.exp(), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return round(log_temperature.exp().item(), 4)
+
+
+def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of the prompts. As in CLIP, start and end are the largest ids; id 0 pads."""
+    specials = ["<|startoftext|>", "<|endoftext|>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(specials),
+        special_tokens=["<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(sorted(sentences), trainer)
+    # A small corpus fills fewer places than there are: unused ones keep start and end at the very end.
+    bpe.add_tokens([f"<|unused{i}|>" for i in range(vocab_size - len(specials) - bpe.get_vocab_size())])
+    bpe.add_special_tokens(specials)
+    start, end = ((token, bpe.token_to_id(token)) for token in specials)
+    bpe.post_processor = processors.TemplateProcessing(single=f"{start[0]} $A {end[0]}", special_tokens=[start, end])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token="<|pad|>",
+        bos_token=start[0],
+        eos_token=end[0],
+        model_max_length=max_length,
+    )
+
+
+def class_shares(labels: list[int], names: tuple[str, ...]) -> dict[str, float]:
+    """Share of each named class among the labels, with one more of each, so that none is 0."""
+    counts = np.bincount(labels, minlength=len(LABELS))[[LABELS.index(name) for name in names]] + 1
+    return {name: round(float(share), 6) for name, share in zip(names, counts / counts.sum())}
+
+
+def build(model_args: ModelArguments, faces: list[int], voices: list[int]):
+    """The model of the preset and its processor, for these training labels."""
+    words, _ = split_words()
+    overrides = {} if model_args.config is None else model_args.config
+    face_prior = class_shares(faces, LABELS)
+    config = EmoCLIPConfig(
+        **{
+            "face_prior": face_prior,
+            "voice_prior": class_shares(voices, VOICE_LABELS),
+            "target_prior": face_prior,
+            "words": words,
+            "prompt_templates": list(TEMPLATES),
+            **overrides,
+        }
+    )
+    sentences = [s for label in LABELS for s in fill_templates(words[label])]
+    text = config.text_config
+    tokenizer = train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings)
+    side = config.vision_config.image_size
+    processor = EmoCLIPProcessor(
+        EmoCLIPImageProcessor(size={"height": side, "width": side}), EmoCLIPFeatureExtractor(), tokenizer
+    )
+    return EmoCLIPForEmotionClassification(config), processor
+
+
+def save_all(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, directory: str | Path):
+    """Weights in half precision (float32 when loaded), config, processor and code, in one folder."""
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    model.save_pretrained(directory, state_dict=halves)
+    processor.save_pretrained(directory)
+
+
+def main():
+    parser = HfArgumentParser((ModelArguments, DataArguments, EmoCLIPTrainingArguments))
+    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+        model_args, data_args, args = parser.parse_json_file(sys.argv[1])
+    else:
+        model_args, data_args, args = parser.parse_args_into_dataclasses()
+    logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
+    set_seed(args.seed)
+
+    with args.main_process_first(desc="reading the data"):
+        faces = load_faces(data_args.faces, seed=args.seed)
+        voices = split_voices(load_voices(data_args.voices, EmoCLIPFeatureExtractor()), data_args.fold)
+
+    def limit(dataset, most):
+        return dataset if most is None else dataset.shuffle(args.seed).select(range(min(most, len(dataset))))
+
+    train_faces, train_voices = (limit(c.train, data_args.max_train_samples) for c in (faces, voices))
+    eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples) for c in (faces, voices))
+    model, processor = build(model_args, train_faces["label"], train_voices["label"])
+    if args.world_size > 1 and args.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.device.type == "cuda":
+        model = model.to(memory_format=torch.channels_last)
+    prompts = tokenize_prompts(processor.tokenizer, model.config.words)
+    train_set = FaceVoiceDataset(
+        train_faces,
+        train_voices,
+        prompts,
+        voices_per_epoch=data_args.voices_per_epoch or 2 * len(train_voices),
+        seed=args.seed,
+    )
+    eval_set = FaceVoiceDataset(eval_faces, eval_voices, prompts, seed=args.seed)
+    trainer = EmoCLIPTrainer(
+        model,
+        args,
+        train_dataset=train_set,
+        eval_dataset=eval_set,
+        processor=processor,
+        compute_metrics=compute_metrics,
+        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],
+    )
+
+    resume = args.resume_from_checkpoint
+    if resume is None and Path(args.output_dir).is_dir():
+        resume = get_last_checkpoint(args.output_dir)
+        if resume:
+            logger.info("Going on from %s; give another --output_dir to start afresh.", resume)
+    result = trainer.train(resume_from_checkpoint=resume)
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+
+    # The calibration of each head, on the validation data that chose the checkpoint
+    prediction = trainer.predict(eval_set, metric_key_prefix="eval")
+    _, face_logits, voice_logits = (torch.as_tensor(x).float() for x in prediction.predictions)
+    face_labels, voice_labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
+    model.config.face_temperature = fit_temperature(face_logits[has_face], face_labels[has_face])
+    model.config.voice_temperature = fit_temperature(voice_logits[has_voice], voice_labels[has_voice])
+    trainer.log_metrics("eval", prediction.metrics)
+    trainer.save_metrics("eval", prediction.metrics)
+    if trainer.is_world_process_zero():
+        save_all(model, processor, args.output_dir)
+
+
+if __name__ == "__main__":
+    main()
