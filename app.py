@@ -15,7 +15,6 @@ import io
 import os
 from pathlib import Path
 
-
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
@@ -32,7 +31,6 @@ from pipeline_emoclip import (
     load_image,
 )
 from processing_emoclip import EmoCLIPProcessor
-
 
 HERE = Path(__file__).parent
 MODEL = os.environ.get("EMOCLIP_MODEL", str(HERE / "checkpoints" / "emoclip-small"))
@@ -54,6 +52,7 @@ COLOURS = {
     "sad": "#0072B2",
     "surprise": "#56B4E9",
 }
+NOT_TAUGHT = '<abbr title="The voice was not taught this emotion">n/a</abbr>'
 # A small face for each emotion: brows, eyes and mouth on a 48 x 48 disc.
 EYES = '<path d="M17 20v2M31 20v2"/>'
 GLYPHS = {
@@ -238,18 +237,10 @@ def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
         f'<li class="{"top" if label == emotion.label else ""}" style="--colour:{COLOURS[label]}">'
         f'<span class="name">{label}</span><span class="track" aria-hidden="true">'
         f'<i style="width:{100 * (score or 0):.1f}%"></i></span>'
-        f'<span class="score">{"<abbr title=\'The voice was not taught this emotion\'>–</abbr>" if score is None else _percent(score)}'
-        "</span></li>"
+        f'<span class="score">{NOT_TAUGHT if score is None else _percent(score)}</span></li>'
         for label, score in emotion.scores.items()
     )
     return f'<section class="bars" aria-label="{title}">{heading}<ul>{rows}</ul></section>'
-
-
-class Photo(gr.Image):
-    """A gr.Image that hands over the uploaded file unopened: the pipeline alone opens files, and says what is wrong."""
-
-    def preprocess(self, payload) -> str | None:
-        return None if payload is None else payload.path
 
 
 HEADER = f"""
@@ -267,70 +258,23 @@ EMPTY = """
 
 ABOUT = """
 <div class="about">
-  <section><h2>What it is</h2><p>One small network reads faces and voices in the same space: it learnt from the faces of
-  FER-2013 and the actors’ voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> is the logarithm
-  of how much likelier this face and this voice are together than apart: above 0 they tell the same story.</p></section>
-  <section><h2>What it is not</h2><p>It recognises <strong>acted expressions</strong>. It does not know what anybody feels, it
-  is often wrong, and more often on people unlike those it learnt from. Do not use it to decide anything about
-  anybody.</p></section>
-  <section><h2>Your files</h2><p>Nothing is stored: the file you add is deleted from the server within minutes, nothing
-  is logged, and nothing is sent anywhere else.</p></section>
+  <section>
+    <h2>What it is</h2>
+    <p>One small network reads faces and voices in the same space: it learnt from the faces of FER-2013 and the actors’
+    voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> is the logarithm of how much likelier
+    this face and this voice are together than apart: above 0 they tell the same story.</p>
+  </section>
+  <section>
+    <h2>What it is not</h2>
+    <p>It recognises <strong>acted expressions</strong>. It does not know what anybody feels, it is often wrong, and
+    more often on people unlike those it learnt from. Do not use it to decide anything about anybody.</p>
+  </section>
+  <section>
+    <h2>Your files</h2>
+    <p>Nothing is stored: the file you add is deleted from the server within minutes, nothing is logged, and nothing is
+    sent anywhere else.</p>
+  </section>
 </div>"""
-
-CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.hero { text-align: center; padding: 1.2rem 0 .2rem; }
-.hero h1 { font-size: clamp(2.1rem, 6vw, 3.1rem); font-weight: 800; letter-spacing: -.03em; margin: .35rem 0 0; line-height: 1.1; }
-.hero p { font-size: 1.08rem; color: var(--body-text-color-subdued); margin: .35rem 0 0; }
-.parade { display: flex; justify-content: center; gap: .35rem; }
-.parade .glyph { width: 2.1rem; height: 2.1rem; }
-.glyph path, .glyph ellipse { fill: none; stroke: #16161d; stroke-width: 2.6; stroke-linecap: round; stroke-linejoin: round; }
-.answer { display: grid; gap: 1rem; color: var(--body-text-color); }
-.answer p, .answer h3, .answer ul, .answer figure { margin: 0; padding: 0; }
-.verdict { display: grid; grid-template-columns: auto 1fr; align-items: center; gap: .4rem 1.1rem; padding: 1.1rem 1.3rem;
-  border-radius: 18px; border: 1px solid var(--border-color-primary);
-  background: linear-gradient(120deg, color-mix(in srgb, var(--colour) 22%, var(--block-background-fill)), var(--block-background-fill)); }
-.verdict .glyph { width: 4.6rem; height: 4.6rem; }
-.verdict .headline { font-size: 1.55rem; font-weight: 750; line-height: 1.2; letter-spacing: -.015em; }
-.verdict .line { color: var(--body-text-color-subdued); margin-top: .25rem; font-size: 1.02rem; }
-.verdict.empty { --colour: #8F8F99; grid-template-columns: 1fr; text-align: center; padding: 2.6rem 1.3rem; border-style: dashed; }
-.meter { grid-column: 1 / -1; margin-top: .5rem; }
-.meter .scale { position: relative; height: .5rem; border-radius: 99px; background: linear-gradient(90deg, #D55E00, var(--border-color-primary) 50%, #0072B2); }
-.meter .scale i { position: absolute; top: 50%; width: 1.05rem; height: 1.05rem; border-radius: 50%; transform: translate(-50%, -50%);
-  background: var(--body-text-color); border: 3px solid var(--block-background-fill); box-shadow: 0 1px 4px #0006; }
-.meter .ends { display: flex; justify-content: space-between; font-size: .84rem; color: var(--body-text-color-subdued); margin-top: .45rem; }
-.meter .value { font-variant-numeric: tabular-nums; font-weight: 600; color: var(--body-text-color); }
-.messages { list-style: none; display: grid; gap: .5rem; }
-.messages li { padding: .7rem 1rem; border-radius: 12px; border: 1px solid #E69F00; background: color-mix(in srgb, #E69F00 14%, var(--block-background-fill)); }
-.answer figure { text-align: center; }
-.frame { position: relative; display: inline-block; max-width: 100%; line-height: 0; border-radius: 16px; overflow: hidden; }
-.frame img { max-width: 100%; max-height: 25rem; border-radius: 16px; margin: 0; }
-.answer figcaption { font-size: .86rem; color: var(--body-text-color-subdued); margin-top: .4rem; }
-.box { position: absolute; border: 2px solid var(--colour); border-radius: 8px; box-shadow: 0 0 0 1px #0008, inset 0 0 0 1px #0008; }
-.box.main { border-width: 4px; }
-.box span { position: absolute; left: -2px; bottom: calc(100% + 3px); padding: .18rem .5rem; border-radius: 7px; background: var(--colour);
-  color: #0d0d12; font: 650 .84rem/1.25 system-ui, sans-serif; white-space: nowrap; }
-.box.inside span { bottom: auto; top: 3px; left: 3px; }
-.sources { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: .8rem; }
-.bars { padding: .95rem 1rem 1rem; border-radius: 16px; border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
-.bars h3 { font-size: 1.02rem; font-weight: 700; display: flex; justify-content: space-between; align-items: baseline; margin-bottom: .55rem; gap: .4rem; }
-.bars small { font-weight: 400; font-size: .8rem; color: var(--body-text-color-subdued); }
-.bars ul { list-style: none; display: grid; gap: .32rem; }
-.bars li { display: grid; grid-template-columns: 4.3rem 1fr 2.7rem; align-items: center; gap: .5rem; font-size: .9rem; margin: 0; }
-.bars .top { font-weight: 700; }
-.bars .track { height: .72rem; border-radius: 99px; background: color-mix(in srgb, var(--body-text-color) 9%, transparent); overflow: hidden; }
-.bars .track i { display: block; height: 100%; border-radius: 99px; background: var(--colour); animation: grow .5s ease-out; }
-.bars .score { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bars abbr { text-decoration: none; color: var(--body-text-color-subdued); }
-.bars.missing { opacity: .75; }
-.bars.missing p { color: var(--body-text-color-subdued); padding: 1.4rem 0; text-align: center; }
-.about { display: grid; grid-template-columns: repeat(auto-fit, minmax(250px, 1fr)); gap: .5rem 2rem; padding: 1.2rem .3rem; color: var(--body-text-color-subdued); }
-.about h2 { font-size: 1rem; font-weight: 700; color: var(--body-text-color); margin: .4rem 0 .3rem; }
-.about p { font-size: .92rem; line-height: 1.5; margin: 0; }
-@keyframes grow { from { width: 0; } }
-@media (prefers-reduced-motion: reduce) { .bars .track i { animation: none; } }
-@media (max-width: 640px) { .verdict .glyph { width: 3.4rem; height: 3.4rem; } .verdict .headline { font-size: 1.25rem; } }
-"""
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere
@@ -347,7 +291,13 @@ THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from else
     button_primary_background_fill_hover_dark="#6d67ea",
     button_large_text_size="1.1rem",
 )
-LAUNCH = {"theme": THEME, "css": CSS, "max_file_size": MAX_UPLOAD, "footer_links": ["api"], "ssr_mode": False}
+LAUNCH = {
+    "theme": THEME,
+    "css_paths": HERE / "app.css",
+    "max_file_size": MAX_UPLOAD,
+    "footer_links": ["api"],
+    "ssr_mode": False,
+}
 
 pipe = load_pipeline(MODEL)
 recognise(PHOTOS["astronaut"], RECORDINGS["reading-short"])  # whatever is loaded or built on first use, is so now
@@ -360,11 +310,16 @@ with gr.Blocks(
     gr.HTML(HEADER)
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
-            photo = Photo(label="Photo of a face", sources=["upload", "webcam"], type="filepath", height=290)
+            photo = gr.Image(
+                label="Photo of a face", sources=["upload", "webcam"], type="filepath", height=290, elem_id="photo"
+            )
+            # gr.Image opens the file, and raises where it is broken. The pipeline alone opens files: it says why.
+            photo.preprocess = lambda payload: None if payload is None else payload.path
             recording = gr.Audio(
                 label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
                 sources=["upload", "microphone"],
                 type="filepath",
+                elem_id="recording",
             )
             button = gr.Button("Analyze", variant="primary", size="lg")
         with gr.Column(scale=6, min_width=320):

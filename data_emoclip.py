@@ -390,10 +390,12 @@ def split_voices(voices: Dataset, fold: int) -> Corpus:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def column_to_tensor(dataset: Dataset, column: str, shape: tuple[int, int]) -> torch.Tensor:
-    """A binary column as (n, *shape) uint8."""
-    data = bytearray(b"".join(dataset[column]))
-    return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape) if data else torch.empty(0, *shape).byte()
+def to_tensors(dataset: Dataset | None, column: str, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """A binary column as (n, *shape) uint8, and the labels (n,); both empty without a dataset."""
+    if not dataset:
+        return torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
+    data = torch.frombuffer(bytearray(b"".join(dataset[column])), dtype=torch.uint8)
+    return data.view(-1, *shape), torch.tensor(dataset["label"])
 
 
 class FaceVoiceDataset(torch.utils.data.Dataset):
@@ -420,12 +422,8 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         voices_per_epoch: int | None = None,
         seed: int = 0,
     ):
-        empty = Dataset.from_dict({"pixels": [], "mel": [], "label": []})
-        faces, voices = faces or empty, voices or empty
-        self.pixels = column_to_tensor(faces, "pixels", (FACE_SIZE, FACE_SIZE))
-        self.mels = column_to_tensor(voices, "mel", mel_shape)
-        self.face_labels = torch.tensor(faces["label"], dtype=torch.long)
-        self.voice_labels = torch.tensor(voices["label"], dtype=torch.long)
+        self.pixels, self.face_labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
+        self.mels, self.voice_labels = to_tensors(voices, "mel", mel_shape)
         self.prompts = prompts
         self.seed = seed
         self.repeats = len(self.mels) and (voices_per_epoch or len(self.mels)) / len(self.mels)

@@ -23,7 +23,7 @@ from datasets import Dataset
 from data_emoclip import (
     FACE_SIZE,
     Corpus,
-    column_to_tensor,
+    to_tensors,
     load_faces,
     load_voices,
     split_voices,
@@ -152,7 +152,8 @@ def evaluate_model(
     ):
         if split is None:
             continue
-        values, labels = column_to_tensor(split, column, shape), np.array(split["label"])
+        values, labels = to_tensors(split, column, shape)
+        labels = labels.numpy()
         logits, embeds = predict(model, processor, **{"pixels" if name == "face" else "mels": values})
         data[name] = logits.log_softmax(-1), labels, embeds
         results[name] = emotion_metrics(logits.softmax(-1).numpy(), labels)

@@ -9,6 +9,7 @@
 An interrupted run goes on from its last checkpoint when the same command is given again.
 """
 
+import json
 import logging
 import sys
 from collections import defaultdict
@@ -213,7 +214,7 @@ def class_shares(labels: list[int], names: tuple[str, ...]) -> dict[str, float]:
 def build(model_args: ModelArguments, faces: list[int], voices: list[int]):
     """The model of the preset and its processor, for these training labels."""
     words, _ = split_words()
-    overrides = {} if model_args.config is None else model_args.config
+    overrides = json.loads(model_args.config) if isinstance(model_args.config, str) else model_args.config or {}
     face_prior = class_shares(faces, LABELS)
     config = EmoCLIPConfig(
         **{
