@@ -28,9 +28,9 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
     model_type = "emoclip_vision_model"
     base_config_key = "vision_config"
 
-    width: int = 32
-    layers: list[int] | tuple[int, ...] = (3, 4, 6, 3)
-    image_size: int = 96
+    width: int = 40
+    layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    image_size: int = 64
     modality_batch_norm: bool = True
 
     @property
@@ -64,7 +64,7 @@ class EmoCLIPAudioConfig(PreTrainedConfig):
     model_type = "emoclip_audio_model"
     base_config_key = "audio_config"
 
-    image_size: list[int] | tuple[int, ...] = (128, 188)
+    image_size: list[int] | tuple[int, ...] = (96, 141)
 
     def validate_architecture(self):
         if len(self.image_size) != 2 or min(self.image_size) < 32:

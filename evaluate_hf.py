@@ -23,11 +23,11 @@ from datasets import Dataset
 from data_emoclip import (
     FACE_SIZE,
     Corpus,
-    to_tensors,
     load_faces,
     load_voices,
     split_voices,
     split_words,
+    to_tensors,
 )
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
