@@ -40,6 +40,7 @@ RECORDINGS = {name: str(HERE / "examples" / f"{name}.flac") for name in ("readin
 MAX_UPLOAD = "64mb"
 UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
 SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
+AGREEMENT_SHOWN = 2.0  # |log Z| at the ends of the scale
 LITTLE_EVIDENCE = 0.1  # |log Z| below which face and voice neither agree nor conflict
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and a grey; the same for an emotion everywhere.
@@ -52,6 +53,7 @@ COLOURS = {
     "sad": "#0072B2",
     "surprise": "#56B4E9",
 }
+DETECTORS = {"yunet": "YuNet", "haar": "OpenCV’s Haar cascade"}
 NOT_TAUGHT = '<abbr title="The voice was not taught this emotion">n/a</abbr>'
 # A small face for each emotion: brows, eyes and mouth on a 48 x 48 disc.
 EYES = '<path d="M17 20v2M31 20v2"/>'
@@ -68,10 +70,13 @@ GLYPHS = {
 
 def load_pipeline(model: str) -> EmotionRecognitionPipeline:
     """The pipeline of a checkpoint, a local folder or a Hub id."""
-    return EmotionRecognitionPipeline(
-        model=EmoCLIPForEmotionClassification.from_pretrained(model, dtype=torch.float32),
-        processor=EmoCLIPProcessor.from_pretrained(model, trust_remote_code=True),
-    )
+    try:
+        return EmotionRecognitionPipeline(
+            model=EmoCLIPForEmotionClassification.from_pretrained(model, dtype=torch.float32),
+            processor=EmoCLIPProcessor.from_pretrained(model, trust_remote_code=True),
+        )
+    except OSError as error:  # what transformers raises where there is no such folder or repository
+        raise SystemExit(f"EMOCLIP_MODEL must name a folder or Hub id, and {model!r} is none: {error}") from None
 
 
 def recognise(image: str | None, audio: str | None) -> EmotionResult:
@@ -125,13 +130,9 @@ def answer(image: str | None, audio: str | None) -> str:
   <div class="sources">
     {_bars("Face", result.face, "from the photo", "No face to read")}
     {_bars("Voice", result.voice, _speech_note(result), "No voice to hear")}
-    {_bars("Together", result.fused, "face and voice fused" if _has_both(result) else "what there is", "No answer")}
+    {_bars("Together", result.fused, _fused_note(result), "No answer")}
   </div>
 </div>"""
-
-
-def _has_both(result: EmotionResult) -> bool:
-    return result.agreement is not None
 
 
 def _percent(score: float) -> str:
@@ -149,37 +150,43 @@ def _verdict(result: EmotionResult) -> str:
     if result.fused is None:
         return '<div class="verdict empty"><p class="headline">Nothing to go by</p></div>'
     label, score = result.fused.label, result.fused.scores[result.fused.label]
-    if _has_both(result):
+    glyphs, meter = _glyph(label), ""
+    if result.agreement is None:
+        headline = f"{'Looks' if result.face else 'Sounds'} {_adjective(label)}"
+        line = f"{'The face' if result.face else 'The voice'} alone, {_percent(score)}."
+    else:
         headline, line = _agreement_words(result), f"Together most like {label}, {_percent(score)}."
         meter = _agreement_meter(result.agreement)
-    else:
-        verb = "Looks" if result.face else "Sounds"
-        source = "The face" if result.face else "The voice"
-        headline, line, meter = f"{verb} {label}", f"{source} alone, {_percent(score)}.", ""
+        if result.conflict:
+            glyphs = _glyph(result.face.label) + _glyph(result.voice.label)
     return (
-        f'<div class="verdict" style="--colour:{COLOURS[label]}">{_glyph(label)}<div class="words">'
-        f'<p class="headline">{headline}</p><p class="line">{line}</p></div>{meter}</div>'
+        f'<div class="verdict" style="--colour:{COLOURS[label]}"><div class="glyphs">{glyphs}</div>'
+        f'<div class="words"><p class="headline">{headline}</p><p class="line">{line}</p></div>{meter}</div>'
     )
 
 
 def _agreement_words(result: EmotionResult) -> str:
-    face, voice = result.face.label, result.voice.label
+    face, voice, both = (_adjective(source.label) for source in (result.face, result.voice, result.fused))
     if result.conflict:
         return f"Looks {face}, sounds {voice}"
     if abs(result.agreement) < LITTLE_EVIDENCE:
-        return f"Most like {result.fused.label}, though one of them says little"
+        return f"Perhaps {both}: face or voice says little"
     if result.agreement < 0:
-        return f"Looks and sounds {face}, though the rest of the evidence differs"
-    return f"Looks and sounds {face}" if face == voice else f"Mostly {result.fused.label}: face and voice agree"
+        return f"Looks and sounds {face}, though the rest differs"
+    return f"Looks and sounds {face}" if face == voice else f"Likely {both}: face and voice fit together"
+
+
+def _adjective(label: str) -> str:
+    return {"disgust": "disgusted", "fear": "afraid", "surprise": "surprised"}.get(label, label)
 
 
 def _agreement_meter(agreement: float) -> str:
-    position = 50 + 50 * max(-1.0, min(1.0, agreement / 2))
+    position = 50 + 50 * max(-1.0, min(1.0, agreement / AGREEMENT_SHOWN))
+    number = f"{agreement:+.2f}".replace("-", "−")
     return (
-        f'<div class="meter" role="img" aria-label="Agreement {agreement:+.2f}, of minus 2 or less for conflict '
-        f'to plus 2 or more for agreement"><div class="scale"><i style="left:{position:.1f}%"></i></div>'
-        f'<div class="ends"><span>conflict</span><span class="value">agreement {agreement:+.2f}</span>'
-        "<span>agree</span></div></div>"
+        f'<div class="meter"><div class="scale" aria-hidden="true"><i style="left:{position:.1f}%"></i></div>'
+        f'<div class="ends"><span>conflict</span><span class="value">agreement {number}</span>'
+        "<span>accord</span></div></div>"
     )
 
 
@@ -202,20 +209,25 @@ def _photo(source: str | None, result: EmotionResult) -> str:
     image.save(jpeg, "JPEG", quality=88)
     faces = [] if result.face is None else [result.face, *result.face.others]
     boxes = "".join(_box(face, width, height, main=i == 0) for i, face in enumerate(faces))
-    count = {0: "No face found", 1: "One face found"}.get(len(faces), f"{len(faces)} faces found, the largest is used")
-    by = {"yunet": ", by YuNet", "haar": ", by OpenCV’s Haar cascade"}.get(result.face.detector if faces else "", "")
+    caption = "No face found"
+    if faces:
+        caption = f"{DETECTORS[result.face.detector]} found "
+        caption += "one face" if len(faces) == 1 else f"{len(faces)} faces; the largest counts"
     return (
         f'<figure><div class="frame"><img src="data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}" '
-        f'alt="The photo, with a box around each face">{boxes}</div><figcaption>{count}{by}</figcaption></figure>'
+        f'alt="The photo, with a box around each face">{boxes}</div><figcaption>{caption}</figcaption></figure>'
     )
 
 
 def _box(face: Emotion, width: int, height: int, main: bool) -> str:
     x, y, box_width, box_height = face.box
     tag = f"{face.label} {_percent(face.scores[face.label])}"
+    # The tag stands above the box, from its left edge on, unless it would leave the picture there.
+    at_top, at_bottom = y < 0.1 * height, y + box_height > 0.9 * height
+    vertical = ("inside" if at_bottom else "below") if at_top else ""
+    classes = f"box {'main' if main else ''} {vertical} {'right' if x > 0.7 * width else ''}"
     return (
-        f'<div class="box{" main" if main else ""}{" inside" if y < 0.1 * height else ""}" '
-        f'style="--colour:{COLOURS[face.label]};'
+        f'<div class="{classes}" style="--colour:{COLOURS[face.label]};'
         f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
         f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag}</span></div>'
     )
@@ -228,6 +240,10 @@ def _speech_note(result: EmotionResult) -> str:
     return f"{seconds:.1f} s of speech"
 
 
+def _fused_note(result: EmotionResult) -> str:
+    return "fused" if result.agreement is not None else "face only" if result.face else "voice only"
+
+
 def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
     """A card with a bar for each emotion, or with a word where this source is missing."""
     heading = f'<h3>{title}<small>{html.escape(note) if emotion else ""}</small></h3>'
@@ -235,9 +251,8 @@ def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
         return f'<section class="bars missing" aria-label="{title}">{heading}<p>{missing}</p></section>'
     rows = "".join(
         f'<li class="{"top" if label == emotion.label else ""}" style="--colour:{COLOURS[label]}">'
-        f'<span class="name">{label}</span><span class="track" aria-hidden="true">'
-        f'<i style="width:{100 * (score or 0):.1f}%"></i></span>'
-        f'<span class="score">{NOT_TAUGHT if score is None else _percent(score)}</span></li>'
+        f'<span class="name">{label}</span> <span class="score">{NOT_TAUGHT if score is None else _percent(score)}'
+        f'</span><span class="track" aria-hidden="true"><i style="width:{100 * (score or 0):.1f}%"></i></span></li>'
         for label, score in emotion.scores.items()
     )
     return f'<section class="bars" aria-label="{title}">{heading}<ul>{rows}</ul></section>'
@@ -276,6 +291,10 @@ ABOUT = """
   </section>
 </div>"""
 
+# On a phone the answer lies below the photo and the recording.
+SHOW_ANSWER = "() => innerWidth < 768 && document.getElementById('answer').scrollIntoView({behavior: 'smooth'})"
+ANNOUNCE_ANSWER = "() => document.getElementById('answer').setAttribute('aria-live', 'polite')"
+
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere
     primary_hue="indigo", neutral_hue="zinc", radius_size="lg", font=FONT, font_mono=["ui-monospace", "monospace"]
@@ -284,6 +303,8 @@ THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from else
     body_background_fill_dark="#101017",
     block_background_fill="#ffffff",
     block_background_fill_dark="#191922",
+    body_text_color_subdued="#5d5d6b",
+    body_text_color_subdued_dark="#a7a7b8",
     block_border_width="1px",
     button_primary_background_fill="#4338ca",
     button_primary_background_fill_hover="#3730a3",
@@ -295,7 +316,6 @@ LAUNCH = {
     "theme": THEME,
     "css_paths": HERE / "app.css",
     "max_file_size": MAX_UPLOAD,
-    "footer_links": ["api"],
     "ssr_mode": False,
 }
 
@@ -307,11 +327,17 @@ with gr.Blocks(
     analytics_enabled=False,
     delete_cache=(UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS),
 ) as demo:
-    gr.HTML(HEADER)
+    gr.HTML(HEADER, padding=False)
+    output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             photo = gr.Image(
-                label="Photo of a face", sources=["upload", "webcam"], type="filepath", height=290, elem_id="photo"
+                label="Photo of a face",
+                sources=["upload", "webcam"],
+                type="filepath",
+                height=270,
+                buttons=[],
+                elem_id="photo",
             )
             # gr.Image opens the file, and raises where it is broken. The pipeline alone opens files: it says why.
             photo.preprocess = lambda payload: None if payload is None else payload.path
@@ -319,29 +345,32 @@ with gr.Blocks(
                 label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
                 sources=["upload", "microphone"],
                 type="filepath",
+                buttons=[],
                 elem_id="recording",
             )
             button = gr.Button("Analyze", variant="primary", size="lg")
+            gr.Examples(
+                examples=[
+                    [PHOTOS["astronaut"], RECORDINGS["reading"]],
+                    [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
+                    [PHOTOS["grace-hopper"], None],
+                    [None, RECORDINGS["reading"]],
+                ],
+                example_labels=["Astronaut and reader", "Admiral and reader", "Admiral alone", "Reader alone"],
+                inputs=[photo, recording],
+                outputs=output,
+                fn=answer,
+                run_on_click=True,
+                cache_examples=False,
+                label="Examples, answered in one click",
+                api_visibility="private",
+            )
         with gr.Column(scale=6, min_width=320):
-            output = gr.HTML(EMPTY, elem_id="answer", container=False)
-    gr.Examples(
-        examples=[
-            [PHOTOS["astronaut"], RECORDINGS["reading"]],
-            [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
-            [PHOTOS["grace-hopper"], None],
-            [None, RECORDINGS["reading"]],
-        ],
-        example_labels=["An astronaut, a reader", "An admiral, a reader", "The admiral alone", "The reader alone"],
-        inputs=[photo, recording],
-        outputs=output,
-        fn=answer,
-        run_on_click=True,
-        cache_examples=False,
-        label="Examples, answered in one click",
-        api_visibility="private",
-    )
-    gr.HTML(ABOUT)
+            output.render()
+    gr.HTML(ABOUT, padding=False, elem_id="about")
     button.click(answer, [photo, recording], output, api_visibility="private")
+    output.change(None, js=SHOW_ANSWER)
+    demo.load(None, js=ANNOUNCE_ANSWER)
     gr.api(analyze, api_name="analyze")
 
 demo.queue(max_size=64, default_concurrency_limit=2)

@@ -384,11 +384,12 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         if not self.training:  # shapes that do not depend on the data, for export
             return tower(inputs).pooler_output.masked_fill(~mask[:, None], 0.0)
         # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
-        rows = torch.zeros(len(inputs), self.config.projection_dim, device=inputs.device)
-        if mask.any():
-            features = tower(inputs[mask]).pooler_output
-            rows = rows.to(features.dtype).index_put((mask,), features)
-        return rows
+        rows = mask.nonzero().flatten()
+        out = torch.zeros(len(inputs), self.config.projection_dim, device=inputs.device)
+        if len(rows):
+            features = tower(inputs[rows]).pooler_output
+            out = out.to(features.dtype).index_put((rows,), features)
+        return out
 
     def forward(
         self,
@@ -469,7 +470,8 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         gathered = {}
         for name, values in embeds.items():
             labels, mask = (gather_rows(x) for x in rows[name])
-            gathered[name] = gather_rows(values)[mask], labels[mask]
+            present = mask.nonzero().flatten()
+            gathered[name] = gather_rows(values)[present], labels[present]
         losses = {}
         for pair in ("image_audio", "image_text", "audio_text"):
             a, b = pair.split("_")
@@ -496,17 +498,17 @@ class EmotionHead(nn.Module):
         every[:, self.columns] = logits
         return every
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        """Summed cross-entropy of (N, C) logits and (N,) labels or (N, C) label distributions."""
-        if labels.ndim == 1:
-            lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
-            lookup[self.columns] = torch.arange(len(self.columns), device=labels.device)
-            labels = lookup[labels]
-        else:
-            labels = labels[:, self.columns]
-        return F.cross_entropy(
-            logits[:, self.columns].float(), labels, reduction="sum", label_smoothing=label_smoothing
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, label_smoothing: float
+    ) -> torch.Tensor:
+        """Cross-entropy of (B, C) logits and (B,) labels, summed over the rows where `mask` (B,) bool is True."""
+        lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
+        lookup[self.columns] = torch.arange(len(self.columns), device=labels.device)
+        targets = lookup[labels].masked_fill(~mask, 0)
+        losses = F.cross_entropy(
+            logits[:, self.columns].float(), targets, reduction="none", label_smoothing=label_smoothing
         )
+        return losses.masked_fill(~mask, 0.0).sum()
 
 
 class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
@@ -651,7 +653,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if logits is None:
             total = next(self.parameters()).new_zeros(())
         else:
-            total = head.loss(logits[mask], labels[mask], self.config.label_smoothing)
+            total = head.loss(logits, labels, mask, self.config.label_smoothing)
         if is_distributed():
             dist.all_reduce(count)
             total = total * dist.get_world_size()

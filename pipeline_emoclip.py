@@ -23,7 +23,6 @@ import functools
 import io
 import math
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -97,7 +96,6 @@ YUNET_SCORE, YUNET_NMS_IOU = 0.7, 0.3
 YUNET_DOWNLOAD_SECONDS = 5.0
 
 ROWS_PER_FORWARD = 32  # faces or windows that enter the model together: bounds the memory of a 10-minute recording
-AGREEMENT_NEUTRAL = 0.0  # log Z: above it face and voice agree, below it they conflict
 
 Box = tuple[float, float, float, float]  # x, y, width, height
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
@@ -171,9 +169,7 @@ class EmotionResult:
     @property
     def conflict(self) -> bool:
         """True where one may say "looks happy, sounds sad": the evidence conflicts and the top labels differ."""
-        return (
-            self.agreement is not None and self.agreement < AGREEMENT_NEUTRAL and self.face.label != self.voice.label
-        )
+        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
@@ -225,10 +221,9 @@ def load_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
             return _to_rgb(_upright(image)), notes
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large("too many pixels") from None
-    except InputError:
+    except (InputError, ImportError):
         raise
-    # Pillow's decoders raise nearly anything on damaged data.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, MemoryError):
+    except Exception:  # what the decoders raise on damaged data has no common class
         raise InputError("The photo is damaged and cannot be read: choose another one, or save it anew.") from None
 
 
@@ -261,7 +256,7 @@ def _open_file(source: str | os.PathLike | bytes, what: str) -> io.BufferedIOBas
             raise InputError(f"There is no file {path.name!r}: check the {what}'s path.")
         stream, size = path.open("rb"), path.stat().st_size
     else:
-        raise TypeError(f"A {what} cannot be read from {type(source).__name__}.")
+        raise InputError(f"A {what} cannot be read from a {type(source).__name__}: give a path or a file's bytes.")
     if size == 0:
         raise InputError(f"The {what} is an empty file: choose another one, or save it anew.")
     return stream
@@ -404,15 +399,21 @@ def _read_recording(data: io.BufferedIOBase) -> tuple[np.ndarray, int, bool]:
         packages = "av" if soundfile is not None else "soundfile av"
         raise ImportError(f"Reading this recording needs {packages.replace(' ', ' or ')}: pip install {packages}")
     try:
-        with av.open(data, options={"format_whitelist": AUDIO_CONTAINERS, "protocol_whitelist": ""}) as container:
+        options = {"format_whitelist": AUDIO_CONTAINERS, "protocol_whitelist": ""}
+        with av.open(data, options=options, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise InputError("The file has no sound track: choose one with sound in it.")
             stream = container.streams.audio[0]
-            _check_rate(stream.rate)
+            if stream.codec_context is None:
+                raise ValueError("a codec that FFmpeg does not know")
+            _check_rate(stream.rate or 0)
             if container.duration and container.duration / av.time_base > MAX_AUDIO_SECONDS:
                 raise _too_long(container.duration / av.time_base)
-            return _collect(_decode_blocks(container, stream), stream.rate, av.FFmpegError)
-    except av.FFmpegError:
+            # ValueError: damage made the layout of the channels change on the way
+            return _collect(_decode_blocks(container, stream), stream.rate, (av.FFmpegError, ValueError))
+    except InputError:
+        raise
+    except (av.FFmpegError, ValueError):
         raise InputError(
             "The recording is not a sound file that can be read: choose a WAV, FLAC, OGG, MP3, WebM or MP4."
         ) from None
@@ -425,13 +426,16 @@ def _read_blocks(sound: Any) -> Iterator[np.ndarray]:
 
 
 def _decode_blocks(container: Any, stream: Any) -> Iterator[np.ndarray]:
-    resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+    # FFmpeg mixes the channels: a damaged header may claim hundreds, and reading past the eighth plane crashes PyAV.
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=stream.rate)
     for frame in container.decode(stream):
         for block in resampler.resample(frame):
-            yield block.to_ndarray().mean(axis=0)  # (channels, T) -> (T,)
+            yield block.to_ndarray()[0]  # (1, T) -> (T,)
 
 
-def _collect(blocks: Iterator[np.ndarray], rate: int, decode_error: type) -> tuple[np.ndarray, int, bool]:
+def _collect(
+    blocks: Iterator[np.ndarray], rate: int, decode_errors: type | tuple[type, ...]
+) -> tuple[np.ndarray, int, bool]:
     """Join mono blocks until they end, break off, or grow past the limit (headers may be silent or lie about it)."""
     collected, length, whole = [], 0, True
     try:
@@ -440,7 +444,9 @@ def _collect(blocks: Iterator[np.ndarray], rate: int, decode_error: type) -> tup
             length += len(block)
             if length > MAX_AUDIO_SECONDS * rate:
                 raise _too_long()
-    except decode_error:
+    except InputError:
+        raise
+    except decode_errors:
         if not collected:
             raise
         whole = False

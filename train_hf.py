@@ -140,6 +140,9 @@ class EmoCLIPTrainer(Trainer):
             logs[name] = round(torch.stack(self.parts.pop(name)).mean().item(), 4)
         super().log(logs, *args, **kwargs)
 
+    def _get_train_sampler(self, *args) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # shuffled by the dataset, every epoch anew
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases, embeddings of positions and scales do not."""
         return [n for n, p in model.named_parameters() if p.ndim >= 2 and "positional_embedding" not in n]

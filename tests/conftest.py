@@ -1,10 +1,39 @@
 """Fixtures that every test file shares."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def yunet() -> str | None:
+    """YuNet's file where it lies beside the data, None elsewhere."""
+    file = Path(os.environ.get("EMOCLIP_DATA", "")).parent / "models" / "yunet_n_320_320.onnx"
+    return str(file) if file.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def app(checkpoint, yunet):
+    """The demo's module, on the checkpoint."""
+    os.environ["EMOCLIP_MODEL"] = str(checkpoint)
+    if yunet:
+        os.environ["EMOCLIP_YUNET"] = yunet
+    import app
+
+    return app
+
+
+@pytest.fixture(scope="session")
+def server(app):
+    """The address of the running demo."""
+    _, url, _ = app.demo.launch(**app.LAUNCH, prevent_thread_lock=True, quiet=True)
+    yield url
+    app.demo.close()
 
 
 @pytest.fixture(scope="session")
