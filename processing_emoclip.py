@@ -25,7 +25,7 @@ class EmoCLIPImageProcessor(CLIPImageProcessor):
 
     model_input_names = ["pixel_values"]
     resample = PILImageResampling.BICUBIC
-    size = {"height": 64, "width": 64}
+    size = {"height": 96, "width": 96}
     default_to_square = True
     do_center_crop = False
     do_grayscale = True

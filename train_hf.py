@@ -269,6 +269,7 @@ def main():
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.device.type == "cuda":
         model = model.to(memory_format=torch.channels_last)
+        torch.backends.cudnn.benchmark = True  # batches are of one size, see data_emoclip.spread
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
     train_set = FaceVoiceDataset(
         train_faces,
