@@ -56,6 +56,9 @@ logger = logging.getLogger("emoclip")
 
 @dataclass
 class ModelArguments:
+    init_from: str | None = field(
+        default=None, metadata={"help": "an EmoCLIP folder or Hub id to go on from; by default the preset, untrained"}
+    )
     config: dict | str | None = field(
         default=None,
         metadata={"help": 'fields of EmoCLIPConfig that differ from the preset, as JSON: {"projection_dim": 128}'},
@@ -214,27 +217,30 @@ def class_shares(labels: list[int], names: tuple[str, ...]) -> dict[str, float]:
     return {name: round(float(share), 6) for name, share in zip(names, counts / counts.sum())}
 
 
-def build(model_args: ModelArguments, faces: list[int], voices: list[int]):
-    """The model of the preset and its processor, for these training labels."""
-    words, _ = split_words()
+def build(
+    model_args: ModelArguments, face_labels: list[int], voice_labels: list[int]
+) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
+    """The model, untrained or from a checkpoint, and its processor, for these training labels."""
     overrides = json.loads(model_args.config) if isinstance(model_args.config, str) else model_args.config or {}
-    face_prior = class_shares(faces, LABELS)
-    config = EmoCLIPConfig(
-        **{
-            "face_prior": face_prior,
-            "voice_prior": class_shares(voices, VOICE_LABELS),
-            "target_prior": face_prior,
-            "words": words,
-            "prompt_templates": list(TEMPLATES),
-            **overrides,
-        }
-    )
+    face_prior = class_shares(face_labels, LABELS)
+    taught = {
+        "face_prior": face_prior,
+        "voice_prior": class_shares(voice_labels, VOICE_LABELS),
+        "target_prior": face_prior,
+        "face_temperature": 1.0,
+        "voice_temperature": 1.0,
+    }
+    if model_args.init_from:
+        model = EmoCLIPForEmotionClassification.from_pretrained(model_args.init_from, **taught, **overrides)
+        return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
+    words, _ = split_words()
+    config = EmoCLIPConfig(**{**taught, "words": words, "prompt_templates": list(TEMPLATES), **overrides})
     sentences = [s for label in LABELS for s in fill_templates(words[label])]
-    text = config.text_config
-    tokenizer = train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings)
-    side = config.vision_config.image_size
+    text, side = config.text_config, config.vision_config.image_size
     processor = EmoCLIPProcessor(
-        EmoCLIPImageProcessor(size={"height": side, "width": side}), EmoCLIPFeatureExtractor(), tokenizer
+        EmoCLIPImageProcessor(size={"height": side, "width": side}),
+        EmoCLIPFeatureExtractor(),
+        train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
     )
     return EmoCLIPForEmotionClassification(config), processor
 
@@ -267,8 +273,8 @@ def main():
     model, processor = build(model_args, train_faces["label"], train_voices["label"])
     if args.world_size > 1 and args.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(memory_format=torch.channels_last)
     if args.device.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)
         torch.backends.cudnn.benchmark = True  # batches are of one size, see data_emoclip.spread
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
     train_set = FaceVoiceDataset(

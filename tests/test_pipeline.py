@@ -1,0 +1,628 @@
+"""From a photo, a recording, or both, to a result: formats, bad input, faces, speech, batching."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image, ImageDraw
+from transformers import pipeline
+
+import pipeline_emoclip
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import (
+    EmotionRecognitionPipeline,
+    FaceDetector,
+    InputError,
+    SpeechDetector,
+    clip_box,
+    crop_face,
+    load_audio,
+    load_image,
+    mean_log_probs,
+    scored_windows,
+    window_starts,
+)
+from processing_emoclip import EmoCLIPProcessor
+
+ROOT = Path(__file__).parent.parent
+ASTRONAUT, ADMIRAL = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "grace-hopper.jpg"
+READING, SHORT_READING = ROOT / "examples" / "reading.flac", ROOT / "examples" / "reading-short.flac"
+LABELS = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
+
+
+@pytest.fixture(scope="module")
+def parts(checkpoint) -> dict:
+    return {
+        "model": EmoCLIPForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32),
+        "processor": EmoCLIPProcessor.from_pretrained(checkpoint, trust_remote_code=True),
+    }
+
+
+@pytest.fixture(scope="module")
+def pipe(parts) -> EmotionRecognitionPipeline:
+    return pipeline("emotion-recognition", **parts, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> Image.Image:
+    return Image.open(ASTRONAUT).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def speech() -> tuple[np.ndarray, int]:
+    return soundfile.read(SHORT_READING, dtype="float32")
+
+
+def encode_image(image: Image.Image, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def encode_audio(samples: np.ndarray, rate: int, format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=format, **options)
+    return buffer.getvalue()
+
+
+def record_like_a_browser(samples: np.ndarray, rate: int, container: str, codec: str, **options) -> bytes:
+    """Mono samples as the recording a browser makes: WebM with Opus, or MP4 with AAC."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container, options=options) as output:
+        stream = output.add_stream(codec, rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48_000, frame_size=960)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            output.mux(stream.encode(piece))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def top_left_of(image: Image.Image) -> tuple[int, int, int]:
+    return image.getpixel((2, 2))
+
+
+# --- The result
+
+
+def test_face_and_voice_give_the_whole_result(pipe):
+    result = pipe(image=str(ASTRONAUT), audio=str(READING)).to_dict()
+    assert json.loads(json.dumps(result)) == result
+    assert list(result) == ["face", "voice", "fused", "agreement", "messages"]
+    for source in ("face", "voice", "fused"):
+        scores = result[source]["scores"]
+        assert list(scores) == LABELS
+        known = {label: score for label, score in scores.items() if score is not None}
+        assert sum(known.values()) == pytest.approx(1, abs=1e-5)
+        assert result[source]["label"] == max(known, key=known.get)
+    assert result["voice"]["scores"]["surprise"] is None
+    assert set(result["face"]) == {"label", "scores", "box", "detector", "others"}
+    assert set(result["voice"]) == {"label", "scores", "segments"}
+    assert set(result["fused"]) == {"label", "scores"}
+    assert math.isfinite(result["agreement"])
+    assert result["messages"] == []
+
+
+def test_a_face_alone_and_a_voice_alone_are_answered(pipe):
+    face, voice = pipe(str(ASTRONAUT)), pipe(str(READING))
+    assert face.voice is None and face.agreement is None and face.fused.label == face.face.label
+    assert voice.face is None and voice.agreement is None and voice.fused.label == voice.voice.label
+
+
+def test_fusion_and_agreement_are_the_models_own(pipe):
+    result = pipe(image=ASTRONAUT, audio=READING)
+
+    def log_probs(scores: dict) -> torch.Tensor:
+        return torch.tensor([[-math.inf if score is None else math.log(score) for score in scores.values()]])
+
+    fused, agreement = pipe.model.fuse(log_probs(result.face.scores), log_probs(result.voice.scores))
+    assert result.agreement == pytest.approx(agreement.item(), abs=1e-4)
+    assert list(result.fused.scores.values()) == pytest.approx(fused[0].exp().tolist(), abs=1e-4)
+
+
+def test_conflict_needs_both_negative_agreement_and_different_labels(pipe):
+    result = pipe(image=ASTRONAUT, audio=READING)
+    result.face.label, result.voice.label = "happy", "sad"
+    for agreement, conflict in ((-0.5, True), (0.5, False)):
+        result.agreement = agreement
+        assert result.conflict is conflict
+    result.agreement, result.voice.label = -0.5, "happy"
+    assert not result.conflict
+    assert not pipe(ASTRONAUT).conflict
+
+
+# --- How it is called
+
+
+def test_every_call_form_gives_the_same(pipe, astronaut):
+    expected = pipe(image=str(ASTRONAUT))
+    data = ASTRONAUT.read_bytes()
+    for inputs in (str(ASTRONAUT), ASTRONAUT, astronaut, np.asarray(astronaut), {"image": data}, {"image": ASTRONAUT}):
+        assert pipe(inputs) == expected
+    samples, rate = soundfile.read(READING, dtype="int16")
+    expected = pipe(audio=str(READING)).voice
+    for inputs in (READING, {"audio": READING.read_bytes()}, {"array": samples, "sampling_rate": rate}):
+        assert pipe(inputs).voice.segments == expected.segments
+    assert pipe({"audio": {"raw": samples, "sampling_rate": rate}}).voice.label == expected.label
+
+
+def test_the_class_can_be_used_without_the_factory(parts, pipe):
+    assert EmotionRecognitionPipeline(**parts, device="cpu")(ASTRONAUT) == pipe(ASTRONAUT)
+
+
+def test_batches_lists_and_generators_equal_single_calls(pipe):
+    inputs = [
+        {"image": ASTRONAUT},
+        {"audio": READING},
+        {"image": ADMIRAL, "audio": SHORT_READING},
+        {"image": np.zeros((64, 64, 3), np.uint8), "audio": READING},
+        {"image": ASTRONAUT, "audio": SHORT_READING},
+    ]
+    single = [pipe(each) for each in inputs]
+    streamed = pipe(each for each in inputs)
+    assert not isinstance(streamed, list)
+    for results in (pipe(inputs), pipe(inputs, batch_size=3), list(streamed)):
+        for result, expected in zip(results, single, strict=True):
+            assert result.messages == expected.messages
+            for source in ("face", "voice", "fused"):
+                got, wanted = getattr(result, source), getattr(expected, source)
+                assert (got is None) == (wanted is None)
+                if got is not None:
+                    numbers = [(got.scores[label] or 0, wanted.scores[label] or 0) for label in LABELS]
+                    assert np.ptp(np.array(numbers), axis=1).max() < 1e-4
+    assert pipe([]) == []
+
+
+def test_what_is_not_an_input_is_refused(pipe):
+    with pytest.raises(InputError, match="Nothing was given"):
+        pipe(image=None, audio=None)
+    with pytest.raises(TypeError, match="bytes"):
+        pipe(b"photo or recording?")
+    with pytest.raises(TypeError, match="photo"):
+        pipe({"photo": ASTRONAUT})
+
+
+def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    pipe.save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert config["custom_pipelines"]["emotion-recognition"]["impl"] == "pipeline_emoclip.EmotionRecognitionPipeline"
+    assert (tmp_path / "saved" / "pipeline_emoclip.py").is_file()
+
+
+# --- Photos
+
+
+@pytest.mark.parametrize(
+    ("format", "mode"),
+    [("JPEG", "RGB"), ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("WEBP", "RGB"),
+     ("HEIF", "RGB"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "RGB")],
+)  # fmt: skip
+def test_every_picture_format_shows_the_face(pipe, astronaut, format, mode):
+    result = pipe({"image": encode_image(astronaut.convert(mode), format)})
+    expected = pipe(astronaut).face.box
+    assert result.face.box == pytest.approx(expected, abs=16)
+    assert result.messages == []
+
+
+def test_16_bit_pictures_keep_their_brightness(pipe, astronaut):
+    grey = np.asarray(astronaut.convert("L"))
+    for data in (
+        encode_image(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"),
+        encode_image(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+    ):
+        image, _ = load_image(data)
+        assert np.abs(np.asarray(image)[..., 0].astype(int) - grey).max() <= 1
+
+
+def test_transparency_becomes_white():
+    image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
+    assert top_left_of(load_image(encode_image(image, "PNG"))[0]) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_obeyed(orientation):
+    upright = Image.new("RGB", (60, 40), "blue")
+    ImageDraw.Draw(upright).rectangle((0, 0, 19, 19), fill="red")
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image, _ = load_image(encode_image(stored, "PNG", exif=exif))
+    assert image.size == (60, 40)
+    assert top_left_of(image) == (255, 0, 0)
+
+
+def test_the_box_is_in_pixels_of_the_upright_photo(pipe, astronaut):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rotated = encode_image(astronaut.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
+    assert pipe({"image": rotated}).face.box == pytest.approx(pipe(astronaut).face.box, abs=8)
+
+
+def test_an_animation_is_read_by_its_first_frame(pipe, astronaut):
+    data = encode_image(
+        astronaut.convert("P"), "GIF", save_all=True, append_images=[Image.new("P", astronaut.size)] * 3, duration=100
+    )
+    result = pipe({"image": data})
+    assert result.face is not None
+    assert result.messages == ["The picture is animated: only its first frame was used."]
+
+
+def huge_png(side: int = 30_000) -> bytes:
+    """A valid one-bit PNG of side x side pixels; 110 kB that decode to a gigabyte as RGB and more."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+    rows = zlib.compress(bytes((1 + (side + 7) // 8) * side), 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def broken_photos() -> dict[str, tuple[bytes, str]]:
+    """Name -> (file, what its sentence must say)."""
+    jpeg = ASTRONAUT.read_bytes()
+    return {
+        "empty file": (b"", "empty file"),
+        "text renamed .jpg": (b"Dear diary, today I was happy.\n" * 50, "not a picture"),
+        "30,000 x 30,000 PNG": (huge_png(), "too large"),
+        "8,001 x 8,001 PNG": (huge_png(8_001), "8001 x 8001"),
+        "1x1 image": (encode_image(Image.new("RGB", (1, 1)), "PNG"), "1 x 1"),
+        "JPEG cut off": (jpeg[: len(jpeg) // 3], "damaged"),
+        "PNG with a damaged middle": (encode_image(Image.open(ASTRONAUT), "PNG")[:3000] + bytes(5000), "damaged"),
+        "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>', "not a picture"),
+    }
+
+
+@pytest.mark.parametrize("name", broken_photos())
+def test_a_broken_photo_gets_one_sentence_and_does_not_cost_the_voice(pipe, name):
+    data, expected = broken_photos()[name]
+    with pytest.raises(InputError, match=expected) as error:
+        pipe({"image": data})
+    assert_one_sentence(str(error.value))
+    result = pipe({"image": data, "audio": READING})
+    assert result.face is None and result.voice is not None and result.fused is not None
+    assert result.messages == [str(error.value)]
+
+
+def assert_one_sentence(text: str) -> None:
+    assert text.endswith(".") and text[0].isupper() and "\n" not in text and len(text) < 200
+    assert ". " not in text.replace("0.5 s", "")
+
+
+def test_a_path_that_is_not_there_is_named(pipe, tmp_path):
+    with pytest.raises(InputError, match="'nowhere.jpg'"):
+        pipe(tmp_path / "nowhere.jpg")
+
+
+def test_arrays_are_checked(pipe):
+    for array in (np.zeros((40, 40, 7), np.uint8), np.full((40, 40, 3), np.nan), np.zeros((0, 9, 3), np.uint8),
+                  np.zeros((40, 40), np.int64)):  # fmt: skip
+        with pytest.raises(InputError):
+            pipe(array)
+
+
+def test_a_photo_without_a_face_says_so_and_is_no_error(pipe):
+    result = pipe(image=np.full((200, 300, 3), 127, np.uint8), audio=READING)
+    assert result.face is None and result.voice is not None
+    assert len(result.messages) == 1 and "No face" in result.messages[0]
+    assert pipe(np.full((200, 300, 3), 127, np.uint8)).fused is None
+
+
+# --- Faces
+
+
+def test_all_faces_are_boxed_and_scored_and_the_largest_is_fused(pipe, astronaut):
+    scene = Image.new("RGB", (1100, 640), "grey")
+    scene.paste(astronaut.crop((100, 0, 356, 256)).resize((320, 320)), (20, 200))
+    scene.paste(Image.open(ADMIRAL), (520, 20))
+    result = pipe(scene)
+    boxes = [result.face.box, *(other.box for other in result.face.others)]
+    assert len(boxes) == 2
+    assert result.face.box[0] > 520 and result.face.others[0].box[0] < 340
+    assert result.face.box[2] > result.face.others[0].box[2]
+    assert result.fused.label == result.face.label
+    assert list(result.face.others[0].scores) == LABELS
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 4, 8])
+def test_boxes_scale_with_the_photo(pipe, astronaut, scale):
+    face = astronaut.crop((100, 0, 356, 256))
+    box = np.array(pipe(face.resize((round(256 * scale),) * 2)).face.box) / scale
+    assert box == pytest.approx(np.array(pipe(face).face.box), abs=16)
+
+
+def test_a_given_box_skips_detection(pipe, astronaut):
+    found = pipe(astronaut).face
+    given = pipe(astronaut, face_box=found.box)
+    assert given.face.detector == "given" and given.face.box == found.box
+    assert given.face.scores == pytest.approx(found.scores, abs=1e-5)
+    for box in ((600, 0, 20, 20), (0, 0, 0, 10), (0, 0, math.nan, 10), (1, 2, 3)):
+        with pytest.raises(InputError, match="box"):
+            pipe(astronaut, face_box=box)
+
+
+def test_crops_repeat_the_edge_and_never_exceed_the_training_resolution():
+    image = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
+    crop = crop_face(image, (-5, -5, 20, 20))
+    assert crop.shape == (20, 20, 3)
+    assert (crop[5:, 5:] == image[:15, :15]).all()
+    assert (crop[:5, 5:] == image[:1, :15]).all() and (crop[:5, :5] == image[0, 0]).all()
+    assert (crop_face(image, (0, 0, 40, 30))[0] == image[0]).all()
+    assert crop_face(np.zeros((500, 500, 3), np.uint8), (0, 0, 400, 400)).shape == (48, 48, 3)
+    assert clip_box((-5, -5, 20, 20), 40, 30) == (0, 0, 15, 15)
+
+
+def test_the_detector_is_yunet_where_a_file_is_given_and_haar_otherwise(monkeypatch, yunet, astronaut):
+    monkeypatch.delenv(pipeline_emoclip.YUNET_VARIABLE, raising=False)
+    monkeypatch.setattr(pipeline_emoclip, "yunet_from_hub", lambda: None)
+    pixels = np.asarray(astronaut)
+    haar = FaceDetector()
+    assert haar.name == "haar" and len(haar(pixels)) == 1
+    with pytest.raises(FileNotFoundError, match="no YuNet"):
+        FaceDetector("nowhere.onnx")
+    if yunet:
+        assert FaceDetector(yunet).name == "yunet"
+        monkeypatch.setenv(pipeline_emoclip.YUNET_VARIABLE, yunet)
+        detector = FaceDetector()
+        assert detector.name == "yunet"
+        # Both are framed alike: the squares that the model is shown differ little.
+        ours, theirs = np.array(detector(pixels)[0]), np.array(haar(pixels)[0])
+        assert np.abs(ours - theirs).max() < 0.3 * theirs[2]
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_on_quickly_and_once(tmp_path):
+    code = """
+import logging, sys, time
+import pipeline_emoclip
+start = time.monotonic()
+assert pipeline_emoclip.yunet_from_hub() is None
+assert pipeline_emoclip.yunet_from_hub() is None
+print(time.monotonic() - start)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < pipeline_emoclip.YUNET_DOWNLOAD_SECONDS + 1
+    assert "Retry" not in done.stderr
+
+
+# --- Recordings
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "PCM_24"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"),
+     ("MP3", None)],
+)  # fmt: skip
+def test_every_sound_format_is_heard(pipe, speech, format, subtype):
+    samples, rate = speech
+    result = pipe({"audio": encode_audio(samples, rate, format, subtype=subtype)})
+    assert result.messages == []
+    assert heard_seconds(result) == pytest.approx(heard_seconds(pipe(SHORT_READING)), abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "options"),
+    [("webm", "libopus", {}), ("webm", "libopus", {"live": "1"}), ("mp4", "aac", {"movflags": "frag_keyframe"})],
+)
+def test_a_browsers_own_recordings_are_heard(pipe, speech, container, codec, options):
+    result = pipe({"audio": record_like_a_browser(*speech, container, codec, **options)})
+    assert heard_seconds(result) == pytest.approx(heard_seconds(pipe(SHORT_READING)), abs=0.3)
+
+
+def heard_seconds(result) -> float:
+    return sum(end - start for start, end in result.voice.segments)
+
+
+def test_rates_channels_and_depths_give_the_same_samples(speech):
+    samples, rate = speech
+    assert np.allclose(load_audio({"array": (samples * 32768).astype(np.int16), "sampling_rate": rate})[0], samples,
+                       atol=1e-3)  # fmt: skip
+    for stereo in (np.stack([samples, samples]), np.stack([samples, samples], axis=1)):
+        assert np.allclose(load_audio({"array": stereo, "sampling_rate": rate})[0], samples, atol=1e-6)
+    for odd_rate in (8_000, 11_025, 22_050, 44_100, 44_099, 48_000, 96_000):
+        seconds = 1.5
+        tone = np.sin(2 * np.pi * 440 * np.arange(round(seconds * odd_rate)) / odd_rate).astype(np.float32)
+        heard = load_audio({"array": tone, "sampling_rate": odd_rate})[0]
+        assert len(heard) == pytest.approx(seconds * 16_000, abs=40)
+        assert np.abs(np.fft.rfft(heard)).argmax() / seconds == pytest.approx(440, abs=2)
+
+
+def broken_recordings() -> dict[str, tuple[bytes, str]]:
+    """Name -> (file, what its sentence must say)."""
+    tone = np.sin(np.arange(16_000) / 20).astype(np.float32)
+    nan, infinite = np.where(tone > 0.9, np.nan, tone), np.where(tone > 0.9, np.inf, tone)
+    noise = np.random.default_rng(0).bytes(20_000)
+    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.ts\n#EXT-X-ENDLIST\n"
+    return {
+        "empty file": (b"", "empty file"),
+        "0-second WAV": (encode_audio(tone[:0], 16_000, "WAV"), "0 s long"),
+        "NaN samples": (encode_audio(nan, 16_000, "WAV", subtype="FLOAT"), "not numbers"),
+        "infinite samples": (encode_audio(infinite, 16_000, "WAV", subtype="FLOAT"), "not numbers"),
+        "3-hour recording": (three_hours(), "too long"),
+        "corrupt MP3": (b"ID3\x04\x00\x00\x00\x00\x00\x00" + noise, "not a sound file"),
+        "text renamed .wav": (b"Dear diary, today I was sad.\n" * 50, "not a sound file"),
+        "playlist that names another file": (playlist, "not a sound file"),
+        "1 Hz WAV": (encode_audio(tone, 1, "WAV"), "samples a second"),
+        "video without sound": (silent_video(), "no sound track"),
+    }
+
+
+def three_hours() -> bytes:
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(buffer, "w", samplerate=8_000, channels=1, format="FLAC") as sound:
+        for _ in range(180):
+            sound.write(np.zeros(60 * 8_000, np.int16))
+    return buffer.getvalue()
+
+
+def silent_video() -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as output:
+        stream = output.add_stream("libvpx", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("name", broken_recordings())
+def test_a_broken_recording_gets_one_sentence_and_does_not_cost_the_face(pipe, name):
+    data, expected = broken_recordings()[name]
+    with pytest.raises(InputError, match=expected) as error:
+        pipe({"audio": data})
+    assert_one_sentence(str(error.value))
+    result = pipe({"image": ASTRONAUT, "audio": data})
+    assert result.voice is None and result.face is not None and result.fused is not None
+    assert result.messages == [str(error.value)]
+
+
+def test_random_damage_never_raises_anything_but_an_input_error(speech):
+    """Every format with bytes changed and its end cut off: read, or refused in a sentence."""
+    photo, samples = Image.open(ASTRONAUT).resize((96, 96)), speech[0][:16_000]
+    photos = [encode_image(photo, format) for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "HEIF", "AVIF")]
+    recordings = [encode_audio(samples, speech[1], format) for format in ("WAV", "FLAC", "OGG", "MP3")]
+    recordings += [record_like_a_browser(samples, speech[1], *kind) for kind in (("webm", "libopus"), ("mp4", "aac"))]
+    random = np.random.default_rng(0)
+    for load, files in ((load_image, photos), (load_audio, recordings)):
+        for data in files * 25:
+            damaged = np.frombuffer(data, np.uint8).copy()
+            damaged[random.integers(0, min(len(data), 1_000), 20)] = random.integers(0, 256, 20)
+            with contextlib.suppress(InputError):
+                load(damaged[: random.integers(len(data) // 4, len(data))].tobytes())
+
+
+def test_when_both_are_broken_both_sentences_are_there(pipe):
+    with pytest.raises(InputError) as error:
+        pipe({"image": b"no photo", "audio": b"no recording"})
+    assert len(error.value.sentences) == 2
+
+
+def test_length_is_limited_even_where_no_header_tells_it(speech, monkeypatch):
+    data = record_like_a_browser(*speech, "webm", "libopus", live="1")
+    monkeypatch.setattr(pipeline_emoclip, "MAX_AUDIO_SECONDS", 1.0)
+    with pytest.raises(InputError, match="too long"):
+        load_audio(data)
+
+
+def test_a_recording_that_breaks_off_is_used_up_to_there(pipe, speech):
+    data = encode_audio(np.tile(speech[0], 3), speech[1], "FLAC")
+    result = pipe({"audio": data[: len(data) * 2 // 3]})
+    assert result.voice is not None
+    assert all("damaged" in message for message in result.messages)
+
+
+def test_silence_and_sounds_without_speech_are_told_apart(pipe):
+    silent = {"array": np.zeros(32_000, np.float32), "sampling_rate": 16_000}
+    noise = {"array": np.random.default_rng(0).normal(0, 0.05, 64_000).astype(np.float32), "sampling_rate": 16_000}
+    assert ["silent" in message for message in pipe(audio=silent).messages] == [True]
+    assert ["No speech" in message for message in pipe(audio=noise).messages] == [True]
+    result = pipe(image=ASTRONAUT, audio=silent)
+    assert result.face is not None and result.voice is None and result.fused is not None
+
+
+# --- Speech and windows
+
+
+def test_windows_hop_by_half_and_end_with_the_recording():
+    assert window_starts(2.0, 3.0) == [0.0]
+    assert window_starts(3.0, 3.0) == [0.0]
+    assert window_starts(3.2, 3.0) == pytest.approx([0.0, 0.2])
+    assert window_starts(6.0, 3.0) == pytest.approx([0.0, 1.5, 3.0])
+    assert window_starts(7.1, 3.0) == pytest.approx([0.0, 1.5, 3.0, 4.1])
+
+
+def test_a_window_is_scored_where_half_a_second_of_it_is_speech():
+    starts = window_starts(9.0, 3.0)  # 0, 1.5, 3, 4.5, 6
+    assert scored_windows(starts, 3.0, []) == []
+    assert scored_windows(starts, 3.0, [(0.0, 0.4)]) == []
+    assert scored_windows(starts, 3.0, [(0.0, 0.3), (1.0, 1.3)]) == [0.0]
+    assert scored_windows(starts, 3.0, [(2.6, 3.4)]) == [1.5]  # 0.4 s in the first and third, 0.8 s in the second
+    assert scored_windows(starts, 3.0, [(0.0, 9.0)]) == starts
+
+
+def test_pauses_stay_in_the_windows(pipe, speech):
+    samples, rate = speech
+    pause = np.zeros(2 * rate, np.float32)
+    result = pipe(audio={"array": np.concatenate([samples, pause, samples]), "sampling_rate": rate})
+    assert len(result.voice.segments) >= 2
+    for start, end in result.voice.segments:
+        assert 0 <= start < end <= 2 * len(samples) / rate + 2
+
+
+def test_the_voice_is_the_normalised_mean_of_its_windows_log_posteriors(pipe, parts):
+    samples, _ = load_audio(READING)
+    segments = SpeechDetector()(samples)
+    starts = scored_windows(window_starts(len(samples) / 16_000, 3.0), 3.0, segments)
+    assert len(starts) == 4
+    windows = [samples[round(start * 16_000) : round(start * 16_000) + 48_000] for start in starts]
+    features = parts["processor"](audio=windows, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    with torch.no_grad():
+        expected = mean_log_probs(pipe.voice_log_probs(features))[0].exp()
+    scores = [score or 0.0 for score in pipe(READING).voice.scores.values()]
+    assert scores == pytest.approx(expected.tolist(), abs=1e-5)
+    assert mean_log_probs(torch.tensor([[0.0, -math.inf], [0.0, -math.inf]])).exp().tolist() == [[1.0, 0.0]]
+
+
+def test_finding_speech_leaves_torchs_threads_alone():
+    code = """
+import torch
+before = torch.get_num_threads()
+import pipeline_emoclip
+pipeline_emoclip.SpeechDetector()
+assert torch.get_num_threads() == before
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- Packages that may be missing
+
+
+def test_an_array_with_a_box_needs_no_optional_package_and_the_rest_name_theirs(checkpoint, tmp_path):
+    (tmp_path / "photo.heic").write_bytes(encode_image(Image.new("RGB", (64, 64)), "HEIF"))
+    code = f"""
+import sys
+for name in ("cv2", "av", "silero_vad", "soundfile", "pillow_heif"):
+    sys.modules[name] = None  # importing it raises ImportError
+import numpy as np
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import EmotionRecognitionPipeline
+from processing_emoclip import EmoCLIPProcessor
+pipe = EmotionRecognitionPipeline(
+    model=EmoCLIPForEmotionClassification.from_pretrained({str(checkpoint)!r}),
+    processor=EmoCLIPProcessor.from_pretrained({str(checkpoint)!r}, trust_remote_code=True),
+)
+image = np.zeros((48, 48, 3), np.uint8)
+print(pipe(image, face_box=(0, 0, 48, 48)).face.detector)
+sound = {{"array": np.ones(16000, np.float32) * np.sin(np.arange(16000)), "sampling_rate": 16000}}
+for inputs in (image, sound, {str(READING)!r}, {str(tmp_path / "photo.heic")!r}):
+    try:
+        pipe(inputs)
+    except ImportError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().splitlines()
+    expected = ["given", "opencv-python-headless", "silero-vad onnxruntime", "soundfile av", "pillow-heif"]
+    assert len(lines) == len(expected)
+    assert all(line.endswith(name) for line, name in zip(lines, expected)), lines
