@@ -246,7 +246,7 @@ def _fused_note(result: EmotionResult) -> str:
 
 def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
     """A card with a bar for each emotion, or with a word where this source is missing."""
-    heading = f'<h3>{title}<small>{html.escape(note) if emotion else ""}</small></h3>'
+    heading = f"<h3>{title}<small>{html.escape(note) if emotion else ''}</small></h3>"
     if emotion is None:
         return f'<section class="bars missing" aria-label="{title}">{heading}<p>{missing}</p></section>'
     rows = "".join(

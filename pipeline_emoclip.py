@@ -35,7 +35,7 @@ import torchaudio.functional as AF
 from huggingface_hub import get_session, hf_hub_download, hf_hub_url
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
-from transformers import AutoModel, Pipeline
+from transformers import AutoModel, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
@@ -888,6 +888,17 @@ def _as_dict(inputs: Any) -> dict[str, Any]:
     if isinstance(inputs, (str, os.PathLike)):
         return {"audio" if Path(inputs).suffix.lower() in AUDIO_SUFFIXES else "image": inputs}
     raise TypeError(f'An input of type {type(inputs).__name__} must be named: {{"image": ...}} or {{"audio": ...}}.')
+
+
+def save_all(model: PreTrainedModel, processor: ProcessorMixin, directory: str | os.PathLike) -> None:
+    """Everything that a folder or Hub repository needs, in one form: weights in half precision (config.json says
+    float32, so that is what they are loaded as), config, processor, tokenizer, and the code of all of them."""
+    pipe = EmotionRecognitionPipeline(model=model, processor=processor)
+    pipe.feature_extractor = pipe.image_processor = None  # the processor's own file holds them
+    pipe.save_pretrained(directory)  # the only one that notes the pipeline in config.json and copies its code
+    halves = {name: x.half() if x.is_floating_point() else x for name, x in model.state_dict().items()}
+    model.save_pretrained(directory, state_dict=halves)
+    processor.save_pretrained(directory)
 
 
 PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # importing this file a second time is no reason to warn
