@@ -73,7 +73,7 @@ def load_pipeline(model: str) -> EmotionRecognitionPipeline:
     try:
         return EmotionRecognitionPipeline(
             model=EmoCLIPForEmotionClassification.from_pretrained(model, dtype=torch.float32),
-            processor=EmoCLIPProcessor.from_pretrained(model, trust_remote_code=True),
+            processor=EmoCLIPProcessor.from_pretrained(model),
         )
     except OSError as error:  # what transformers raises where there is no such folder or repository
         raise SystemExit(f"EMOCLIP_MODEL must name a folder or Hub id, and {model!r} is none: {error}") from None
