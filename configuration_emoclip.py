@@ -30,7 +30,7 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
 
     width: int = 40
     layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
-    image_size: int = 96
+    image_size: int = 64
     modality_batch_norm: bool = True
 
     @property

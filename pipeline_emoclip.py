@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchaudio.functional as AF
 from huggingface_hub import get_session, hf_hub_download, hf_hub_url
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
@@ -39,6 +38,10 @@ from transformers import AutoModel, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
+try:
+    from .processing_emoclip import resample
+except ImportError:
+    from processing_emoclip import resample
 try:
     import cv2
 except ImportError:
@@ -334,17 +337,7 @@ def load_audio(source: AudioSource, sampling_rate: int = 16_000) -> tuple[np.nda
         raise InputError("The recording is 0 s long: record again, or choose another file.")
     if not np.isfinite(samples).all():
         raise InputError("The recording holds values that are not numbers (NaN or infinity): export it anew.")
-    return _resample(samples, rate, sampling_rate), notes
-
-
-def _resample(samples: np.ndarray, rate: int, sampling_rate: int) -> np.ndarray:
-    """(T,) float32 to (T * sampling_rate / rate,) float32.
-
-    The filter bank grows with both rates over their common divisor: for 44,099 Hz it would take gigabytes. Rounding
-    the rate to 25 Hz bounds it, and shifts the pitch by 0.2 % at the very most.
-    """
-    rate = round(rate / 25) * 25
-    return AF.resample(torch.from_numpy(samples), rate, sampling_rate).numpy()
+    return resample(torch.from_numpy(samples), rate, sampling_rate).numpy(), notes
 
 
 def _samples_from_dict(source: dict[str, Any]) -> tuple[np.ndarray, int]:
