@@ -137,6 +137,10 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         """
         if sampling_rate is None:
             raise ValueError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
+        if sampling_rate <= 0:
+            raise ValueError(f"A sampling rate must be a positive number of hertz, got {sampling_rate}.")
+        if isinstance(audio, (list, tuple)) and not audio:
+            raise ValueError("There must be at least one recording.")
         recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
         waveforms = torch.stack([self.to_waveform(recording, sampling_rate) for recording in recordings])
         features = self.standardize(self.spectrogram(waveforms))

@@ -153,7 +153,7 @@ class EmoCLIPTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases, embeddings of positions and scales do not."""
-        return [n for n, p in model.named_parameters() if p.ndim >= 2 and "positional_embedding" not in n]
+        return [n for n, p in model.named_parameters() if p.ndim >= 2 and "position" not in n]
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -191,7 +191,13 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the prompts. As in CLIP, start and end are the largest ids; id 0 pads."""
+    """A byte-level BPE of the prompts. As in CLIP, start and end are the largest ids; id 0 pads.
+
+    Raises:
+        ValueError: the vocabulary has no place for the 256 bytes and the three special tokens.
+    """
+    if vocab_size < 259:
+        raise ValueError(f"The text tower's vocab_size must be at least 259, got {vocab_size}.")
     specials = ["<|startoftext|>", "<|endoftext|>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -248,6 +254,8 @@ def build(
         EmoCLIPFeatureExtractor(),
         train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
     )
+    for name in ("pad", "bos", "eos"):
+        setattr(text, f"{name}_token_id", getattr(processor.tokenizer, f"{name}_token_id"))
     return EmoCLIPForEmotionClassification(config), processor
 
 
@@ -328,6 +336,9 @@ def main():
     if args.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # batches are of one size, see data_emoclip.spread
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
+    voices_per_epoch = data_args.voices_per_epoch
+    if voices_per_epoch is None:
+        voices_per_epoch = 2 * len(train_voices)
     trainer = EmoCLIPTrainer(
         model,
         args,
@@ -335,7 +346,7 @@ def main():
             train_faces,
             train_voices,
             prompts,
-            voices_per_epoch=data_args.voices_per_epoch or 2 * len(train_voices),
+            voices_per_epoch=voices_per_epoch,
             seed=args.seed,
         ),
         eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, seed=args.seed),
