@@ -401,14 +401,17 @@ def main():
     try:
         model = EmoCLIPForEmotionClassification.from_pretrained(args.model)
         processor = EmoCLIPProcessor.from_pretrained(args.model)
-        if args.card and not (Path(args.model) / "training.json").is_file():
-            raise ValueError(f"{args.model} has no training.json, from which its card says how it was trained.")
+    except (OSError, ValueError) as error:
+        sys.exit(f"evaluate_hf.py: the model {args.model} cannot be loaded: {str(error).splitlines()[0]}")
+    if args.card and not (Path(args.model) / "training.json").is_file():
+        sys.exit(f"evaluate_hf.py: {args.model} has no training.json, from which its card says how it was trained.")
+    try:
         faces = None if args.faces == "none" else load_faces(args.faces)
         voices = None
         if args.voices != "none":
             voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold)
     except (OSError, ValueError) as error:
-        sys.exit(f"evaluate_hf.py, {args.model}: {str(error).splitlines()[0]}")
+        sys.exit(f"evaluate_hf.py: {error}")
     if torch.cuda.is_available():
         model.cuda()
     results = evaluate_split(model, processor, faces, voices, args.split)
