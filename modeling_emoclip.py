@@ -317,7 +317,8 @@ class FrequencyBSplineTransform(nn.Module):
         wants_gradient = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
         if wants_gradient or torch.compiler.is_compiling():
             return self.filters()
-        if self._cached is None or not all(map(torch.equal, self._cached[0], sources)):
+        on_device = self._cached is not None and self._cached[1].device == self.m.device
+        if not on_device or not all(map(torch.equal, self._cached[0], sources)):
             self._cached = [source.detach().clone() for source in sources], self.filters()
         return self._cached[1]
 

@@ -125,15 +125,27 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         Raises:
             ValueError: no sampling rate; a recording that is empty, of another shape, or not finite.
         """
+        features = self.standardize(self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate))))
+        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+
+    def to_waveforms(self, audio, sampling_rate: int | None) -> list[torch.Tensor]:
+        """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
         if sampling_rate is None:
             raise ValueError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
         recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
-        waveforms = torch.stack([self.to_waveform(recording, sampling_rate) for recording in recordings])
-        features = self.standardize(self.spectrogram(waveforms))
-        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+        return [self.to_waveform(recording, sampling_rate) for recording in recordings]
 
     def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
         """One recording to (num_samples,) float32 mono at the extractor's rate, cut or zero-padded at the end."""
+        waveform = self.to_mono(recording)
+        # Samples beyond the row are dropped before resampling: it is the costly step.
+        waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
+        waveform = torchaudio.functional.resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
+        return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
+
+    @staticmethod
+    def to_mono(recording) -> torch.Tensor:
+        """One recording as `__call__` takes it, checked, to (T,) float32 mono in -1..1."""
         waveform = torch.as_tensor(np.asarray(recording) if not torch.is_tensor(recording) else recording)
         if waveform.ndim not in (1, 2) or waveform.numel() == 0:
             raise ValueError(
@@ -151,12 +163,7 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"Samples must be int16 or floating point, got {waveform.dtype}; convert them first.")
         if not waveform.isfinite().all():
             raise ValueError("The recording has samples that are not finite numbers; clean it first.")
-        if waveform.ndim == 2:
-            waveform = waveform.mean(0)
-        # Samples beyond the row are dropped before resampling: it is the costly step.
-        waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
-        waveform = torchaudio.functional.resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
-        return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
+        return waveform.mean(0) if waveform.ndim == 2 else waveform
 
     def spectrogram(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, num_samples) to the log-mel image (B, 1, mel bands, frames), 0..1; a silent row is all 0."""
@@ -180,8 +187,41 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         return (images - self.mean) / self.std
 
 
+class EmoCLIPWaveformExtractor(EmoCLIPFeatureExtractor):
+    """Recordings to `input_values` (B, 1, T), what AudioCLIP's own audio tower takes.
+
+    Mono, 44.1 kHz, float32 in int16 units (-32768 to 32767). Recordings pass whole; the shorter ones of a call are
+    zero-padded at the end to the length of the longest.
+
+    Args:
+        sampling_rate: in hertz, of the result; recordings of another rate are resampled.
+        chunk_length_s: seconds of the windows that the pipeline cuts, and of a row in training.
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(self, sampling_rate: int = 44_100, chunk_length_s: float = 3.0, **kwargs):
+        FeatureExtractionMixin.__init__(self, **kwargs)  # there is no mel recipe
+        self.sampling_rate = sampling_rate
+        self.chunk_length_s = chunk_length_s
+
+    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
+        """As `EmoCLIPFeatureExtractor` takes them."""
+        waveforms = torch.nn.utils.rnn.pad_sequence(self.to_waveforms(audio, sampling_rate), batch_first=True)
+        return BatchFeature({"input_values": waveforms[:, None]}, tensor_type=return_tensors)
+
+    def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
+        """One recording to (T,) float32 mono at the extractor's rate, in int16 units."""
+        waveform = self.to_mono(recording)
+        return torchaudio.functional.resample(waveform, sampling_rate, self.sampling_rate) * 2**15
+
+
 class EmoCLIPProcessor(ProcessorMixin):
-    """One call for every modality: `images`, `audio` with its `sampling_rate`, and `text`, each where it is given."""
+    """One call for every modality: `images`, `audio` with its `sampling_rate`, and `text`, each where it is given.
+
+    CLIP's tokenizer has no padding token: where it is used, rows are filled with 0 to the text tower's full length,
+    as CLIP and AudioCLIP were trained.
+    """
 
     def __init__(self, image_processor, feature_extractor, tokenizer, **kwargs):
         super().__init__(image_processor, feature_extractor, tokenizer, **kwargs)
@@ -191,14 +231,17 @@ class EmoCLIPProcessor(ProcessorMixin):
         """From a folder or a Hub id. The parts are loaded by the classes of this very module: the Auto classes would
         ask whether to trust code that has been imported already."""
         kwargs.pop("trust_remote_code", None)
-        parts = (EmoCLIPImageProcessor, EmoCLIPFeatureExtractor, PreTrainedTokenizerFast)
+        saved, _ = EmoCLIPFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        waveform = saved.get("feature_extractor_type") == EmoCLIPWaveformExtractor.__name__
+        feature_extractor = EmoCLIPWaveformExtractor if waveform else EmoCLIPFeatureExtractor
+        parts = (EmoCLIPImageProcessor, feature_extractor, PreTrainedTokenizerFast)
         return cls(*(part.from_pretrained(pretrained_model_name_or_path, **kwargs) for part in parts))
 
     def __call__(
         self,
         images=None,
         audio=None,
-        text: str | list[str] | None = None,
+        text: str | list[str] | list[list[str]] | None = None,
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
@@ -206,11 +249,12 @@ class EmoCLIPProcessor(ProcessorMixin):
         Args:
             images: one or a list of PIL images, arrays or tensors of square face crops.
             audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
-            text: one or a list of sentences or words; padded together, cut at the text tower's length.
+            text: one or a list of sentences or words; padded together, cut at the text tower's length. An item that
+                is itself a list, AudioCLIP's entities, is joined with ", ".
             return_tensors: "pt" or "np".
         Returns:
-            `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames), `input_ids` and
-            `attention_mask` (B, L), each where its modality is given.
+            `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames) or `input_values` (B, 1, T),
+            `input_ids` and `attention_mask` (B, L), each where its modality is given.
         Raises:
             ValueError: nothing is given, or one of them is not as described.
         """
@@ -222,8 +266,22 @@ class EmoCLIPProcessor(ProcessorMixin):
         if audio is not None:
             data |= self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors)
         if text is not None:
-            data |= self.tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
+            data |= self.tokenize(text, return_tensors)
         return BatchFeature(data)
+
+    def tokenize(self, text: str | list[str] | list[list[str]], return_tensors: str | None = None) -> BatchFeature:
+        """`input_ids` and `attention_mask` (B, L) of what `__call__` takes as `text`."""
+        if isinstance(text, (list, tuple)):
+            text = [item if isinstance(item, str) else ", ".join(item) for item in text]
+        if self.tokenizer.pad_token is not None:
+            return self.tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
+        rows = self.tokenizer([text] if isinstance(text, str) else text, truncation=True)
+        missing = [self.tokenizer.model_max_length - len(ids) for ids in rows["input_ids"]]
+        filled = {
+            name: [[*row, *[0] * count] for row, count in zip(rows[name], missing)]
+            for name in ("input_ids", "attention_mask")
+        }
+        return BatchFeature(filled, tensor_type=return_tensors)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -233,4 +291,5 @@ class EmoCLIPProcessor(ProcessorMixin):
 
 EmoCLIPImageProcessor.register_for_auto_class("AutoImageProcessor")
 EmoCLIPFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+EmoCLIPWaveformExtractor.register_for_auto_class("AutoFeatureExtractor")
 EmoCLIPProcessor.register_for_auto_class("AutoProcessor")
