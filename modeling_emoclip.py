@@ -388,12 +388,13 @@ def conv_norm(
         return F.relu(x, inplace=True) if relu else x
     weight, bias = folded[conv]
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+    fused = torch.ops.mkldnn._convolution_pointwise
     if residual is None:
-        activation = "relu" if relu else "none"
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *geometry, activation, [], "")
-    activation = "relu" if relu else None
-    binary = torch.ops.mkldnn._convolution_pointwise.binary
-    return binary(x, residual, weight, bias, *geometry, "add", 1.0, activation, [], "")
+        return fused(x, weight, bias, *geometry, "relu" if relu else "none", [], "")
+    if residual.shape[-2:].numel() == 1:  # one place has no memory format, and oneDNN's sum asks for one
+        x = fused(x, weight, bias, *geometry, "none", [], "") + residual
+        return F.relu(x, inplace=True) if relu else x
+    return fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], "")
 
 
 def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
