@@ -73,7 +73,7 @@ def load_pipeline(model: str) -> EmotionRecognitionPipeline:
     try:
         return EmotionRecognitionPipeline(
             model=EmoCLIPForEmotionClassification.from_pretrained(model, dtype=torch.float32),
-            processor=EmoCLIPProcessor.from_pretrained(model, trust_remote_code=True),
+            processor=EmoCLIPProcessor.from_pretrained(model),
         )
     except OSError as error:  # what transformers raises where there is no such folder or repository
         raise SystemExit(f"EMOCLIP_MODEL must name a folder or Hub id, and {model!r} is none: {error}") from None
@@ -246,7 +246,7 @@ def _fused_note(result: EmotionResult) -> str:
 
 def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
     """A card with a bar for each emotion, or with a word where this source is missing."""
-    heading = f'<h3>{title}<small>{html.escape(note) if emotion else ""}</small></h3>'
+    heading = f"<h3>{title}<small>{html.escape(note) if emotion else ''}</small></h3>"
     if emotion is None:
         return f'<section class="bars missing" aria-label="{title}">{heading}<p>{missing}</p></section>'
     rows = "".join(

@@ -57,7 +57,7 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
     clip_config: dict | CLIPVisionConfig | None = None
     width: int = 40
     layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
-    image_size: int = 96
+    image_size: int = 64
     modality_batch_norm: bool = True
 
     def __post_init__(self, **kwargs):

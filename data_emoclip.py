@@ -106,11 +106,12 @@ WORDS = {label: " ".join(words.split()).split(", ") for label, words in WORDS.it
 
 @dataclass
 class Corpus:
-    """One modality's splits; `test_name` says what the test split is called beside a figure."""
+    """One modality's splits, and what those that figures are given for are called beside one."""
 
     train: Dataset
     validation: Dataset
     test: Dataset
+    validation_name: str
     test_name: str
 
 
@@ -277,9 +278,9 @@ def load_faces(source: str | None = None, seed: int = 0) -> Corpus:
     if not {"train", "test"} <= set(splits):
         raise ValueError(f"{name} has the splits {', '.join(splits)}; EmoCLIP needs train and test.")
     if "validation" in splits:
-        return Corpus(splits["train"], splits["validation"], splits["test"], "PrivateTest")
+        return Corpus(splits["train"], splits["validation"], splits["test"], "PublicTest", "PrivateTest")
     train, validation = stratified_split(splits["train"], 0.1, seed)
-    return Corpus(train, validation, splits["test"], "PublicTest+PrivateTest")
+    return Corpus(train, validation, splits["test"], "a tenth of train", "PublicTest+PrivateTest")
 
 
 def stratified_split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -381,9 +382,8 @@ def split_voices(voices: Dataset, fold: int) -> Corpus:
     rows = {"train": (folds != fold) & ~validation & ~suspect, "validation": validation, "test": folds == fold}
     speakers = [set(actors[mask]) for mask in rows.values()]
     assert sum(map(len, speakers)) == len(set.union(*speakers)), "an actor stands in two splits"
-    return Corpus(
-        **{name: voices.select(np.flatnonzero(mask)) for name, mask in rows.items()}, test_name=f"fold {fold}"
-    )
+    parts = {name: voices.select(np.flatnonzero(mask)) for name, mask in rows.items()}
+    return Corpus(**parts, validation_name=f"fold {(fold + 1) % FOLDS}", test_name=f"fold {fold}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ each face and voice against the prompts of every emotion, with the words of trai
 import argparse
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -19,9 +20,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from huggingface_hub import EvalResult, ModelCardData
 
+from configuration_emoclip import EmoCLIPConfig
 from data_emoclip import (
     FACE_SIZE,
+    FACES_HUB_ID,
+    VOICES_HUB_ID,
     Corpus,
     load_faces,
     load_voices,
@@ -209,44 +214,176 @@ def evaluate_pairs(
 def markdown_table(results: dict) -> str:
     """The figures of `results.json` as a table."""
     splits = results["splits"]
-
-    def row(what: str, split: str, figures: dict, recall: bool = True) -> str:
-        mean_recall = f"{100 * figures['mean_recall']:.1f}" if recall else "-"
-        f1 = f"{100 * figures['macro_f1']:.1f}" if recall else "-"
-        ece = (
-            f"{100 * figures['calibration_error']:.1f} ({100 * figures['expected_if_calibrated']:.1f})"
-            if recall
-            else "-"
-        )
-        return f"| {what} | {split} | {figures['n']:,} | **{100 * figures['accuracy']:.1f}** | {mean_recall} | {f1} | {ece} |"
-
+    pairs = " x ".join(splits.values()) + ", synthetic pairs"
+    rows = [
+        ("face, one crop", splits.get("face"), results.get("face")),
+        ("voice", splits.get("voice"), results.get("voice")),
+    ]
+    if fused := results.get("fused"):
+        rows.append(("face and voice, fused", pairs, fused))
+        for name in ("face", "voice"):
+            alone = {"n": fused["n"], "accuracy": fused[f"{name}_alone_accuracy"]}
+            rows.append((f"the {name} alone, same pairs", pairs, alone))
+    for name, figures in results.get("words", {}).items():
+        modality, words = name.split("_", 1)
+        rows.append((f"{modality} against {words.replace('_', '-')} words", splits[modality], figures))
     lines = [
         "| what | split | n | accuracy % | mean recall % | macro F1 % | calibration error % (if perfect) |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    if "face" in results:
-        lines.append(row("face, one crop", splits["face"], results["face"]))
-    if "voice" in results:
-        lines.append(row("voice", splits["voice"], results["voice"]))
-    if fused := results.get("fused"):
-        pairs = f"{splits['face']} x {splits['voice']}, synthetic pairs"
-        lines.append(row("face and voice, fused", pairs, fused, recall=False))
-        for name in ("face", "voice"):
-            alone = {"n": fused["n"], "accuracy": fused[f"{name}_alone_accuracy"]}
-            lines.append(row(f"the {name} alone on the same pairs", pairs, alone, recall=False))
-    for name, figures in results.get("words", {}).items():
-        modality, words = name.split("_", 1)
-        lines.append(
-            row(f"{modality} against words ({words.replace('_', ' ')})", splits[modality], figures, recall=False)
-        )
+    for what, split, figures in rows:
+        if figures is None:
+            continue
+        cells = [f"{100 * figures[key]:.1f}" if key in figures else "" for key in ("mean_recall", "macro_f1")]
+        if "calibration_error" in figures:
+            keys = ("calibration_error", "expected_if_calibrated")
+            cells.append("{:.1f} ({:.1f})".format(*(100 * figures[key] for key in keys)))
+        else:
+            cells.append("")
+        accuracy = f"**{100 * figures['accuracy']:.1f}**"
+        if "accuracy_spread" in figures:
+            accuracy += f" ± {100 * figures['accuracy_spread']:.1f}"
+        lines.append(f"| {what} | {split} | {figures['n']:,} | {accuracy} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def load_split(corpus: Corpus | None, split: str) -> tuple[Dataset | None, str | None]:
-    """A corpus's `validation` or `test` rows and what to call them."""
-    if corpus is None:
-        return None, None
-    return getattr(corpus, split), corpus.test_name if split == "test" else f"validation of {corpus.test_name}"
+def evaluate_split(
+    model: EmoCLIPForEmotionClassification,
+    processor: EmoCLIPProcessor,
+    faces: Corpus | None,
+    voices: Corpus | None,
+    split: str,
+    most: int | None = None,
+) -> dict[str, dict]:
+    """`evaluate_model` on the `validation` or `test` rows, at most so many, with the splits' names."""
+    rows, names = {}, {}
+    for name, corpus in (("face", faces), ("voice", voices)):
+        dataset = None if corpus is None else getattr(corpus, split)
+        if dataset is not None and most is not None:
+            dataset = dataset.shuffle(0).select(range(min(most, len(dataset))))
+        rows[name] = dataset
+        if corpus is not None:
+            names[name] = corpus.test_name if split == "test" else corpus.validation_name
+    return {"splits": names, **evaluate_model(model, processor, rows["face"], rows["voice"])}
+
+
+def write_results(results: dict, path: Path):
+    """Saves the figures as JSON."""
+    path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def replace_table(path: Path, table: str):
+    """Puts the table between the marks <!-- results --> and <!-- /results --> of a Markdown file.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    parts = re.split(r"(<!-- /?results -->)", path.read_text())
+    if parts[1::2] != ["<!-- results -->", "<!-- /results -->"]:
+        raise ValueError(f"{path} must have <!-- results --> and <!-- /results --> once each, where the table goes.")
+    path.write_text("".join([*parts[:2], f"\n{table}\n", *parts[3:]]))
+
+
+def write_card(folder: Path, results: dict):
+    """Writes the model card `README.md` of a saved model: its figures, and its training from `training.json`."""
+    config = EmoCLIPConfig.from_pretrained(folder)
+    training = json.loads((folder / "training.json").read_text())
+    splits = results["splits"]
+    figures = []
+    for name, task, dataset in (
+        ("face", "image-classification", ("FER-2013", FACES_HUB_ID)),
+        ("voice", "audio-classification", ("CREMA-D", VOICES_HUB_ID)),
+    ):
+        for metric, title in (("accuracy", "Accuracy"), ("mean_recall", "Mean recall"), ("macro_f1", "Macro F1")):
+            if name in results:
+                figures.append(
+                    EvalResult(
+                        task_type=task,
+                        dataset_name=dataset[0],
+                        dataset_type=dataset[1],
+                        dataset_split=splits[name],
+                        metric_type="recall" if metric == "mean_recall" else metric.removeprefix("macro_"),
+                        metric_name=f"{title}, {name} alone",
+                        metric_value=round(results[name][metric], 4),
+                    )
+                )
+    data = ModelCardData(
+        model_name="EmoCLIP",
+        license="apache-2.0",
+        language="en",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["emotion-recognition", "audioclip", "multimodal", "face", "speech", "custom_code"],
+        datasets=[FACES_HUB_ID, VOICES_HUB_ID],
+        metrics=["accuracy", "recall", "f1"],
+        eval_results=figures,
+    )
+    stages = "\n".join(
+        f"{i}. `{stage['command']}`: {stage['rows']['faces']:,} faces and {stage['rows']['voices']:,} voices, "
+        f"{stage['epochs']} epochs, seed {stage['seed']}, {stage['precision']} on {stage['device']}, "
+        f"{stage['seconds'] / 60:.0f} minutes"
+        for i, stage in enumerate(training, 1)
+    )
+    text = CARD.format(
+        front_matter=data.to_yaml(),
+        table=markdown_table(results),
+        training=stages,
+        face_temperature=config.face_temperature,
+        voice_temperature=config.voice_temperature,
+    )
+    (folder / "README.md").write_text(text)
+
+
+CARD = """---
+{front_matter}
+---
+
+# EmoCLIP
+
+Says what a person looks **and** sounds like: a tri-modal emotion recogniser (face, voice, words) with one shared
+AudioCLIP-shaped backbone. Emotions: angry, disgust, fear, happy, neutral, sad, surprise; the voice was not taught
+surprise, and says nothing of it.
+
+## Use
+
+```python
+from transformers import pipeline
+
+pipe = pipeline("emotion-recognition", model="<this repository>", trust_remote_code=True)
+result = pipe(image="photo.jpg", audio="voice.wav")  # or either alone
+print(result.fused.label, result.agreement, result.messages)
+```
+
+`agreement` is log Z, the normaliser of the product rule that fuses the two: above 0 face and voice agree, below 0
+they conflict. Finding faces and speech needs `opencv-python-headless`, `silero-vad` and `onnxruntime`.
+
+## Results
+
+<!-- results -->
+{table}
+<!-- /results -->
+
+Chosen on validation data, tested once. FER-2013: train on Training, choose on PublicTest, test on PrivateTest.
+CREMA-D: folds by actor, so no voice is in both training and test; fold 1 chooses, folds 2 to 4 train. "Fused" pairs
+a test face with a random test voice of the same label, 10 times: synthetic pairs, of people who never met. On real
+people the independence that the fusion rests on is an assumption; CREMA-D's own videos would be its test. Words
+"held out" were never seen by the text tower.
+
+## Training
+
+{training}
+
+Temperatures fitted on validation data: face {face_temperature}, voice {voice_temperature}.
+
+## Limits and responsible use
+
+It recognises acted and posed expressions: CREMA-D is acted speech in English by 91 people, FER-2013 web photos on
+whose labels people agree about two times in three. It was not tested on children, on other languages, or by ethnicity,
+and it does not know what anybody feels. Do not use it to decide about people. In the European Union the AI Act bans
+emotion recognition at work and in education, other than for medical or safety reasons.
+
+Weights are under Apache-2.0. CREMA-D is under the Open Database License 1.0; FER-2013 is not redistributed here.
+"""
 
 
 def main():
@@ -257,10 +394,12 @@ def main():
     parser.add_argument("--fold", type=int, default=0, help="CREMA-D's test fold")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--output", default="results.json")
+    parser.add_argument("--card", action="store_true", help="write the model's card anew, from these figures")
+    parser.add_argument("--table", metavar="FILE", help="put the table between the marks of this Markdown file")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        model = EmoCLIPForEmotionClassification.from_pretrained(args.model).eval()
+        model = EmoCLIPForEmotionClassification.from_pretrained(args.model)
         processor = EmoCLIPProcessor.from_pretrained(args.model)
         faces = None if args.faces == "none" else load_faces(args.faces)
         voices = None
@@ -270,15 +409,13 @@ def main():
         sys.exit(f"evaluate_hf.py: {error}")
     if torch.cuda.is_available():
         model.cuda()
-    (face_rows, face_split), (voice_rows, voice_split) = (load_split(c, args.split) for c in (faces, voices))
-    results = {
-        "model": args.model,
-        "command": " ".join(["python", *sys.argv]),
-        "splits": {"face": face_split, "voice": voice_split},
-        **evaluate_model(model, processor, face_rows, voice_rows),
-    }
-    Path(args.output).write_text(json.dumps(results, indent=2) + "\n")
+    results = evaluate_split(model, processor, faces, voices, args.split)
+    write_results(results, Path(args.output))
     print(markdown_table(results))
+    if args.card:
+        write_card(Path(args.model), results)
+    if args.table:
+        replace_table(Path(args.table), markdown_table(results))
 
 
 if __name__ == "__main__":

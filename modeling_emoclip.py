@@ -575,8 +575,8 @@ class EmoCLIPEmotionOutput(ModelOutput):
         loss: weighted sum of `losses`, a scalar, where labels were given. losses: its parts by name, unweighted.
         logits: (B, C) log-probabilities of the fused posterior.
         face_logits, voice_logits: (B, C) each head's logits, divided by its temperature: their softmax is its
-            posterior. -inf in the column of a class that the head was not taught. A row that lacks the modality
-            holds zeros.
+            posterior. -inf in the column of a class that the head was not taught. Without meaning in a row that
+            lacks the modality.
         agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing.
         image_embeds, audio_embeds, text_embeds: (B, D), L2-normalised.
     """
@@ -829,7 +829,9 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         if is_distributed():  # a process that has none of a modality gathers it too, or the others would wait for ever
             embeds = {name: torch.zeros_like(any_embeds) for name in ("image", "audio")} | embeds
         if face_labels is None or voice_labels is None:
-            own = torch.arange(batch, device=device) + (dist.get_rank() * batch if is_distributed() else 0)
+            own = torch.arange(batch, device=device)
+            if is_distributed():
+                own += dist.get_rank() << 32  # a row of another process is another row
             if face_labels is None:
                 face_labels = own if voice_labels is None else voice_labels
             if voice_labels is None:

@@ -11,13 +11,17 @@ An interrupted run goes on from its last checkpoint when the same command is giv
 
 import json
 import logging
+import shlex
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from datasets import Dataset
+from huggingface_hub import HfApi
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
@@ -47,8 +51,9 @@ from data_emoclip import (
     split_words,
     tokenize_prompts,
 )
-from evaluate_hf import emotion_metrics, prepare
+from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
 from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import save_all
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
 
 logger = logging.getLogger("emoclip")
@@ -170,18 +175,19 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The divisor of `logits` (n, C) under which `labels` (n,) are likeliest (Guo et al., 2017)."""
+    """The divisor of `logits` (n, C) under which `labels` (n,) are likeliest (Guo et al., 2017), from 0.1 to 10."""
+    logits = logits.double().clamp(min=-1e4)  # a gradient does not survive the -inf of a class not taught
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
 
-    def closure():
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(logits.double() / log_temperature.exp(), labels)
+        loss = nn.functional.cross_entropy(logits / log_temperature.exp(), labels)
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return round(log_temperature.exp().item(), 4)
+    return round(min(max(log_temperature.exp().item(), 0.1), 10.0), 4)
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -245,11 +251,57 @@ def build(
     return EmoCLIPForEmotionClassification(config), processor
 
 
-def save_all(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, directory: str | Path):
-    """Weights in half precision (float32 when loaded), config, processor and code, in one folder."""
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    model.save_pretrained(directory, state_dict=halves)
-    processor.save_pretrained(directory)
+def limit(dataset: Dataset, most: int | None, seed: int) -> Dataset:
+    """At most so many rows, drawn at random."""
+    return dataset if most is None else dataset.shuffle(seed).select(range(min(most, len(dataset))))
+
+
+def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction):
+    """Fits the temperature of each head, which must be 1 so far, on the validation data that chose the checkpoint."""
+    _, face_logits, voice_logits = (torch.as_tensor(x).float() for x in prediction.predictions)
+    face_labels, voice_labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
+    model.config.face_temperature = fit_temperature(face_logits[has_face], face_labels[has_face])
+    model.config.voice_temperature = fit_temperature(voice_logits[has_voice], voice_labels[has_voice])
+
+
+def describe_training(
+    model_args: ModelArguments, args: EmoCLIPTrainingArguments, metrics: dict, n: dict
+) -> list[dict]:
+    """How the weights came about, for `training.json` and the model card: this training, after that of `init_from`."""
+    before = []
+    if model_args.init_from and (Path(model_args.init_from) / "training.json").is_file():
+        before = json.loads((Path(model_args.init_from) / "training.json").read_text())
+    device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return [
+        *before,
+        {
+            "command": " ".join(["python", "train_hf.py", *map(shlex.quote, sys.argv[1:])]),
+            "rows": n,
+            "seed": args.seed,
+            "epochs": round(metrics["epoch"], 2),
+            "seconds": round(metrics["train_runtime"]),
+            "device": f"{args.world_size} x {device}",
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "versions": {package: version(package) for package in ("torch", "transformers", "datasets")},
+        },
+    ]
+
+
+def push(args: EmoCLIPTrainingArguments, repo_id: str):
+    """Uploads the finished folder in one commit; a failure leaves it whole and says how to go on."""
+    try:
+        url = HfApi(token=args.hub_token).upload_folder(
+            repo_id=repo_id,
+            folder_path=args.output_dir,
+            commit_message="EmoCLIP: weights, configuration, processor, code and card",
+            ignore_patterns=["checkpoint-*", "*.bin", "*_results.json", "trainer_state.json"],
+        )
+        logger.info("Pushed to %s", url)
+    except Exception as error:  # the network, the server, the token: the local copy is whole in any case
+        sys.exit(
+            f"The upload to {repo_id} failed ({error}). The model is whole in {args.output_dir}; to upload it again: "
+            f"hf upload {repo_id} {args.output_dir} --exclude 'checkpoint-*'"
+        )
 
 
 def main():
@@ -261,35 +313,32 @@ def main():
     logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
     set_seed(args.seed)
 
-    with args.main_process_first(desc="reading the data"):
-        faces = load_faces(data_args.faces, seed=args.seed)
-        voices = split_voices(load_voices(data_args.voices, EmoCLIPFeatureExtractor()), data_args.fold)
-
-    def limit(dataset, most):
-        return dataset if most is None else dataset.shuffle(args.seed).select(range(min(most, len(dataset))))
-
-    train_faces, train_voices = (limit(c.train, data_args.max_train_samples) for c in (faces, voices))
-    eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples) for c in (faces, voices))
-    model, processor = build(model_args, train_faces["label"], train_voices["label"])
+    try:
+        with args.main_process_first(desc="reading the data"):
+            faces = load_faces(data_args.faces, seed=args.seed)
+            voices = split_voices(load_voices(data_args.voices, EmoCLIPFeatureExtractor()), data_args.fold)
+        train_faces, train_voices = (limit(c.train, data_args.max_train_samples, args.seed) for c in (faces, voices))
+        eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
+        model, processor = build(model_args, train_faces["label"], train_voices["label"])
+    except (OSError, ValueError) as error:
+        sys.exit(f"train_hf.py: {error}")
     if args.world_size > 1 and args.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(memory_format=torch.channels_last)
     if args.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # batches are of one size, see data_emoclip.spread
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
-    train_set = FaceVoiceDataset(
-        train_faces,
-        train_voices,
-        prompts,
-        voices_per_epoch=data_args.voices_per_epoch or 2 * len(train_voices),
-        seed=args.seed,
-    )
-    eval_set = FaceVoiceDataset(eval_faces, eval_voices, prompts, seed=args.seed)
     trainer = EmoCLIPTrainer(
         model,
         args,
-        train_dataset=train_set,
-        eval_dataset=eval_set,
+        train_dataset=FaceVoiceDataset(
+            train_faces,
+            train_voices,
+            prompts,
+            voices_per_epoch=data_args.voices_per_epoch or 2 * len(train_voices),
+            seed=args.seed,
+        ),
+        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, seed=args.seed),
         processor=processor,
         compute_metrics=compute_metrics,
         callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],
@@ -302,18 +351,24 @@ def main():
             logger.info("Going on from %s; give another --output_dir to start afresh.", resume)
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-
-    # The calibration of each head, on the validation data that chose the checkpoint
-    prediction = trainer.predict(eval_set, metric_key_prefix="eval")
-    _, face_logits, voice_logits = (torch.as_tensor(x).float() for x in prediction.predictions)
-    face_labels, voice_labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
-    model.config.face_temperature = fit_temperature(face_logits[has_face], face_labels[has_face])
-    model.config.voice_temperature = fit_temperature(voice_logits[has_voice], voice_labels[has_voice])
+    prediction = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.log_metrics("eval", prediction.metrics)
-    trainer.save_metrics("eval", prediction.metrics)
-    if trainer.is_world_process_zero():
-        save_all(model, processor, args.output_dir)
+    calibrate(model, prediction)
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(args.output_dir)
+    save_all(model, processor, folder)
+    rows = {"faces": len(train_faces), "voices": len(train_voices)}
+    training = describe_training(model_args, args, result.metrics, rows)
+    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    # The test split is touched on request only, once a recipe is final.
+    split = "test" if args.do_predict else "validation"
+    figures = evaluate_split(model, processor, faces, voices, split, data_args.max_eval_samples)
+    write_results(figures, folder / "results.json")
+    write_card(folder, figures)
+    logger.info("\n%s\n\nSaved to %s", markdown_table(figures), folder)
+    if args.push_to_hub:
+        push(args, trainer.hub_model_id)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ LABELS = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 def parts(checkpoint) -> dict:
     return {
         "model": EmoCLIPForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32),
-        "processor": EmoCLIPProcessor.from_pretrained(checkpoint, trust_remote_code=True),
+        "processor": EmoCLIPProcessor.from_pretrained(checkpoint),
     }
 
 
@@ -609,7 +609,7 @@ from pipeline_emoclip import EmotionRecognitionPipeline
 from processing_emoclip import EmoCLIPProcessor
 pipe = EmotionRecognitionPipeline(
     model=EmoCLIPForEmotionClassification.from_pretrained({str(checkpoint)!r}),
-    processor=EmoCLIPProcessor.from_pretrained({str(checkpoint)!r}, trust_remote_code=True),
+    processor=EmoCLIPProcessor.from_pretrained({str(checkpoint)!r}),
 )
 image = np.zeros((48, 48, 3), np.uint8)
 print(pipe(image, face_box=(0, 0, 48, 48)).face.detector)
