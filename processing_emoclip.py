@@ -10,7 +10,7 @@
 import numpy as np
 import torch
 import torchaudio
-from transformers import FeatureExtractionMixin, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
@@ -231,12 +231,30 @@ class EmoCLIPWaveformExtractor(EmoCLIPFeatureExtractor):
         return resample(waveform, sampling_rate, self.sampling_rate) * 2**15
 
 
-class EmoCLIPProcessor(ProcessorMixin):
-    """One call for every modality: `images`, `audio` with its `sampling_rate`, and `text`, each where it is given.
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | list[str] | list[list[str]],
+    return_tensors: str | None = None,
+) -> BatchFeature:
+    """`input_ids` and `attention_mask` (B, L) of one or several texts; of a list of entities, joined with ", ".
 
-    CLIP's tokenizer has no padding token: where it is used, rows are filled with 0 to the text tower's full length,
-    as CLIP and AudioCLIP were trained.
+    CLIP's tokenizer has no padding token: rows are then filled with 0 to its full length, as CLIP was trained.
     """
+    if isinstance(text, (list, tuple)):
+        text = [item if isinstance(item, str) else ", ".join(item) for item in text]
+    if tokenizer.pad_token is not None:
+        return tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
+    rows = tokenizer([text] if isinstance(text, str) else text, truncation=True)
+    missing = [tokenizer.model_max_length - len(ids) for ids in rows["input_ids"]]
+    filled = {
+        name: [[*row, *[0] * count] for row, count in zip(rows[name], missing)]
+        for name in ("input_ids", "attention_mask")
+    }
+    return BatchFeature(filled, tensor_type=return_tensors)
+
+
+class EmoCLIPProcessor(ProcessorMixin):
+    """One call for every modality: `images`, `audio` with its `sampling_rate`, and `text`, each where it is given."""
 
     def __init__(self, image_processor, feature_extractor, tokenizer, **kwargs):
         super().__init__(image_processor, feature_extractor, tokenizer, **kwargs)
@@ -281,22 +299,8 @@ class EmoCLIPProcessor(ProcessorMixin):
         if audio is not None:
             data |= self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors)
         if text is not None:
-            data |= self.tokenize(text, return_tensors)
+            data |= tokenize(self.tokenizer, text, return_tensors)
         return BatchFeature(data)
-
-    def tokenize(self, text: str | list[str] | list[list[str]], return_tensors: str | None = None) -> BatchFeature:
-        """`input_ids` and `attention_mask` (B, L) of what `__call__` takes as `text`."""
-        if isinstance(text, (list, tuple)):
-            text = [item if isinstance(item, str) else ", ".join(item) for item in text]
-        if self.tokenizer.pad_token is not None:
-            return self.tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
-        rows = self.tokenizer([text] if isinstance(text, str) else text, truncation=True)
-        missing = [self.tokenizer.model_max_length - len(ids) for ids in rows["input_ids"]]
-        filled = {
-            name: [[*row, *[0] * count] for row, count in zip(rows[name], missing)]
-            for name in ("input_ids", "attention_mask")
-        }
-        return BatchFeature(filled, tensor_type=return_tensors)
 
     @property
     def model_input_names(self) -> list[str]:
