@@ -40,8 +40,8 @@ RECORDINGS = {name: str(HERE / "examples" / f"{name}.flac") for name in ("readin
 MAX_UPLOAD = "64mb"
 UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
 SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
-AGREEMENT_SHOWN = 2.0  # |log Z| at the ends of the scale
-LITTLE_EVIDENCE = 0.1  # |log Z| below which face and voice neither agree nor conflict
+AGREEMENT_SHOWN = 2.0  # |agreement| at the ends of the scale
+LITTLE_EVIDENCE = 0.1  # |agreement| below which face and voice neither agree nor conflict
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, and a grey; the same for an emotion everywhere.
 COLOURS = {

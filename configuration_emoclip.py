@@ -201,7 +201,7 @@ class EmoCLIPConfig(PreTrainedConfig):
             value = getattr(self, name)
             if not isinstance(value, PreTrainedConfig):
                 default = SMALL_TEXT_CONFIG if name == "text_config" else {}
-                setattr(self, name, cls(**(default if value is None else value)))
+                setattr(self, name, cls(**{**default, **(value or {})}))
         if self.id2label is None:
             self.id2label = dict(enumerate(LABELS))
         if self.label2id is None:
@@ -240,16 +240,19 @@ class EmoCLIPConfig(PreTrainedConfig):
         Raises:
             ValueError: one sentence that says which field is wrong.
         """
-        if sorted(self.id2label) != list(range(len(self.id2label))) or len(set(self.labels)) != len(self.id2label):
-            raise ValueError(f"`id2label` must number its distinct labels from 0 without a gap, got {self.id2label}.")
+        if sorted(self.id2label) != list(range(len(self.id2label))) or self.labels != list(LABELS):
+            raise ValueError(f"`id2label` must number {', '.join(LABELS)} from 0 in this order, got {self.id2label}.")
         if self.label2id != {label: i for i, label in self.id2label.items()}:
             raise ValueError(f"`label2id` {self.label2id} is not the inverse of `id2label` {self.id2label}.")
         for name in ("face_prior", "voice_prior", "target_prior"):
             prior = getattr(self, name)
             if unknown := sorted(set(prior) - set(self.labels)):
                 raise ValueError(f"`{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
-            if min(prior.values()) <= 0 or abs(sum(prior.values()) - 1) > 1e-3:
+            if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
                 raise ValueError(f"`{name}` must be positive shares that sum to 1, got {prior}.")
+        for name in ("face_temperature", "voice_temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)}.")
         if set(self.target_prior) != set(self.labels):
             raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
         if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):

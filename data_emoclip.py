@@ -195,7 +195,7 @@ def convert(
             try:
                 payloads.append(read(value))
                 kept.append(i)
-            except (OSError, ValueError, SyntaxError, soundfile.SoundFileError) as error:
+            except Exception as error:  # what decoders raise on damaged data has no common class
                 name = value.get("path") if isinstance(value, dict) else None
                 name = name or next((batch[c][i] for c in ("file", "name") if c in batch), "a row without a name")
                 logger.warning("%s: left out %s: %s", source, name, error)
@@ -231,10 +231,12 @@ def read_face(encoded: dict) -> bytes:
 
 def read_pixels(text: str) -> bytes:
     """A cell of fer2013.csv, numbers between blanks, to FACE_SIZE x FACE_SIZE grey bytes."""
-    values = np.array(text.split(), dtype=np.uint8)
+    values = np.array((text or "").split(), dtype=np.int64)
     if len(values) != FACE_SIZE**2:
         raise ValueError(f"{len(values)} pixels instead of {FACE_SIZE**2}")
-    return values.tobytes()
+    if values.min() < 0 or values.max() > 255:
+        raise ValueError("pixels outside 0..255")
+    return values.astype(np.uint8).tobytes()
 
 
 def load_faces(source: str | None = None, seed: int = 0) -> Corpus:
@@ -303,6 +305,11 @@ def stratified_split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset
     return dataset.select(kept), dataset.select(sorted(aside))
 
 
+def list_recordings(source):
+    for file in source["files"]:
+        yield {"audio": {"path": file, "bytes": None}, "file": file}
+
+
 def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) -> Dataset:
     """CREMA-D's voices: columns `mel` (bands x frames bytes) or, for a tower that reads them, `waveform` (the first
     seconds as int16), `label`, `actor_id` and `file`, and what else the source says of each. A source's own splits
@@ -320,7 +327,8 @@ def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) 
         files = sorted(str(path) for path in (folder / "AudioWAV").glob("*.wav"))
         if not files:
             raise ValueError(f"{folder / 'AudioWAV'} holds no .wav file.")
-        table = Dataset.from_dict({"audio": [{"path": path, "bytes": None} for path in files], "file": files})
+        stamps = [(Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in files]
+        table = Dataset.from_generator(list_recordings, gen_kwargs={"source": {"files": files, "stamps": stamps}})
     elif folder.is_dir():
         if not any(folder.glob("*.parquet")):
             raise ValueError(f"{folder} holds neither AudioWAV/*.wav nor parquet files.")
@@ -329,7 +337,7 @@ def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) 
         table = concatenate_datasets(list(load_dataset(name).values()))
     pick_column(table, ("file",), name)
     names = [Path(file).name for file in table["file"]]  # 1001_DFA_ANG_XX.wav: actor, sentence, emotion, intensity
-    if wrong := [file for file in names if not re.fullmatch(r"\d{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]{2}\.\w+", file)]:
+    if wrong := [file for file in names if not re.fullmatch(r"\d{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}\.\w+", file)]:
         raise ValueError(f"{name}: {wrong[0]!r} is not a CREMA-D file name such as 1001_DFA_ANG_XX.wav.")
     labels, actors = [to_label(file.split("_")[2]) for file in names], [int(file[:4]) for file in names]
     label_column = next((c for c in ("emotion", "label") if c in table.column_names), None)
@@ -391,7 +399,8 @@ def split_voices(voices: Dataset, fold: int) -> Corpus:
     validation = folds == (fold + 1) % FOLDS
     rows = {"train": (folds != fold) & ~validation & ~suspect, "validation": validation, "test": folds == fold}
     speakers = [set(actors[mask]) for mask in rows.values()]
-    assert sum(map(len, speakers)) == len(set.union(*speakers)), "an actor stands in two splits"
+    if sum(map(len, speakers)) != len(set.union(*speakers)):
+        raise ValueError("An actor of CREMA-D stands in two splits.")
     parts = {name: voices.select(np.flatnonzero(mask)) for name, mask in rows.items()}
     return Corpus(**parts, validation_name=f"fold {(fold + 1) % FOLDS}", test_name=f"fold {fold}")
 
@@ -449,7 +458,8 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         self.voices_name, self.voices, self.voice_labels = voice_tensors(voices, mel_shape)
         self.prompts = prompts
         self.seed = seed
-        self.repeats = len(self.voices) and (voices_per_epoch or len(self.voices)) / len(self.voices)
+        every = len(self.voices)
+        self.repeats = (every if voices_per_epoch is None else voices_per_epoch) / max(every, 1)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int):

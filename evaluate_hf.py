@@ -364,8 +364,8 @@ result = pipe(image="photo.jpg", audio="voice.wav")  # or either alone
 print(result.fused.label, result.agreement, result.messages)
 ```
 
-`agreement` is log Z, the normaliser of the product rule that fuses the two: above 0 face and voice agree, below 0
-they conflict. Finding faces and speech needs `opencv-python-headless`, `silero-vad` and `onnxruntime`.
+`agreement` is the logarithm of how much likelier this face and this voice are together than apart: above 0 they agree,
+below 0 they conflict. Finding faces and speech needs `opencv-python-headless`, `silero-vad` and `onnxruntime`.
 
 ## Results
 
@@ -411,12 +411,14 @@ def main():
     try:
         model = EmoCLIPForEmotionClassification.from_pretrained(args.model)
         processor = EmoCLIPProcessor.from_pretrained(args.model)
+        if args.card and not (Path(args.model) / "training.json").is_file():
+            raise ValueError(f"{args.model} has no training.json, from which its card says how it was trained.")
         faces = None if args.faces == "none" else load_faces(args.faces)
         voices = None
         if args.voices != "none":
             voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold)
     except (OSError, ValueError) as error:
-        sys.exit(f"evaluate_hf.py: {error}")
+        sys.exit(f"evaluate_hf.py, {args.model}: {str(error).splitlines()[0]}")
     if torch.cuda.is_available():
         model.cuda()
     results = evaluate_split(model, processor, faces, voices, args.split)

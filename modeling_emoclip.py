@@ -79,6 +79,8 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return tensor
+    if tensor.is_floating_point():  # under autocast, a process without rows has another precision than the others
+        tensor = tensor.float()
     size = torch.tensor([len(tensor)], device=tensor.device)
     sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, size)
@@ -213,9 +215,9 @@ class ModifiedResNet(nn.Module):
 
     def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) pixels of one modality, resampled to its size if need be, to (B, D)."""
+        if x.shape[-2:] != self.image_sizes[modality]:  # in float32: half precision has no antialiasing on a CPU
+            x = F.interpolate(x.float(), self.image_sizes[modality], mode="bilinear", antialias=True)
         x = x.to(self.conv1.weight.dtype)
-        if x.shape[-2:] != self.image_sizes[modality]:
-            x = F.interpolate(x, self.image_sizes[modality], mode="bilinear", antialias=True)
         x = F.relu(self.bn1(self.conv1(x), modality))
         x = F.relu(self.bn2(self.conv2(x), modality))
         x = F.relu(self.bn3(self.conv3(x), modality))
@@ -577,7 +579,8 @@ class EmoCLIPEmotionOutput(ModelOutput):
         face_logits, voice_logits: (B, C) each head's logits, divided by its temperature: their softmax is its
             posterior. -inf in the column of a class that the head was not taught. Without meaning in a row that
             lacks the modality.
-        agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing.
+        agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing or says
+            nothing.
         image_embeds, audio_embeds, text_embeds: (B, D), L2-normalised.
     """
 
@@ -751,7 +754,9 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             return tower(inputs).masked_fill(~mask[:, None], 0.0)
         # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
         rows = mask.nonzero().flatten()
-        out = torch.zeros(len(inputs), self.config.projection_dim, device=inputs.device)
+        out = torch.zeros(
+            len(inputs), self.config.projection_dim, device=inputs.device, dtype=self.text_projection.weight.dtype
+        )
         if len(rows):
             features = tower(inputs[rows])
             out = out.to(features.dtype).index_put((rows,), features)
@@ -875,7 +880,7 @@ class EmotionHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) features to (B, C) logits."""
         logits = self.classifier(self.dropout(features))
-        every = logits.new_full((len(logits), self.num_labels), -torch.inf)
+        every = logits.new_full((logits.shape[0], self.num_labels), -torch.inf)
         every[:, self.columns] = logits
         return every
 
@@ -914,9 +919,10 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
 
         The product rule for sources that are independent given the emotion (Kittler et al., 1998, equation 7):
         log p(y|f,v) = log p(y|f) - log pi_F(y) + log p(y|v) - log pi_V(y) + log pi(y) + c; a class that a head was
-        not taught gets no evidence from it, for or against. The agreement is the rule's own normaliser over the
-        classes that both were taught, log sum_y pi(y) [p(y|f) / pi_F(y)] [p(y|v) / pi_V(y)], every distribution
-        renormalised to those classes.
+        not taught gets no evidence from it, for or against. The agreement is the pointwise mutual information of
+        face and voice under the target prior, log p(f,v) / (p(f) p(v)): with r = p(y|.) / pi_.(y) and sums over the
+        classes that both heads were taught, log [sum pi r_F r_V] [sum pi] / ([sum pi r_F] [sum pi r_V]). Where the
+        three priors are equal it is the rule's own normaliser.
 
         Args:
             face_log_probs, voice_log_probs: (B, C), each normalised, or None.
@@ -938,22 +944,23 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if not sources:
             raise ValueError("Fusion needs a face, a voice, or both.")
         reference = sources[0][0]
+        log_prior = reference.new_tensor([config.target_prior[label] for label in config.labels]).log()  # (C,)
+        ratios = []
+        for log_probs, mask, prior in sources:
+            shares = reference.new_tensor([prior.get(label, 1.0) for label in config.labels])
+            taught = torch.tensor([label in prior for label in config.labels], device=reference.device)
+            ratio = torch.where(taught, log_probs - shares.log(), 0.0)  # (B, C)
+            ratios.append(ratio if mask is None else ratio.masked_fill(~mask[:, None], 0.0))
         taught_both = config.face_prior.keys() & config.voice_prior.keys()
         both = [i for i, label in enumerate(config.labels) if label in taught_both]
-        log_prior = reference.new_tensor([config.target_prior[label] for label in config.labels]).log()  # (C,)
-        fused = log_prior.expand_as(reference)  # (B, C)
-        common = log_prior[both].log_softmax(-1).expand(len(reference), -1)  # (B, shared classes)
-        complete = torch.full((len(reference),), len(sources) == 2, device=reference.device)
-        for log_probs, mask, prior in sources:
-            shares = reference.new_tensor([prior.get(label, 1.0) for label in config.labels]).log()
-            taught = torch.tensor([label in prior for label in config.labels], device=reference.device)
-            ratio = torch.where(taught, log_probs - shares, 0.0)
-            common_ratio = log_probs[:, both].log_softmax(-1) - shares[both].log_softmax(-1)
-            if mask is not None:
-                ratio, common_ratio = (x.masked_fill(~mask[:, None], 0.0) for x in (ratio, common_ratio))
-                complete = complete & mask
-            fused, common = fused + ratio, common + common_ratio
-        return fused.log_softmax(-1), common.logsumexp(-1).masked_fill(~complete, 0.0)
+
+        def log_mass(ratio: torch.Tensor) -> torch.Tensor:
+            return (log_prior + ratio)[:, both].logsumexp(-1)  # (B, C) -> (B,)
+
+        together, nothing = sum(ratios), torch.zeros_like(reference)
+        face, voice = (log_mass(ratio) for ratio in (*ratios, nothing)[:2])
+        agreement = (log_mass(together) - face) - (voice - log_mass(nothing))  # exactly 0 where one is missing
+        return (log_prior + together).log_softmax(-1), agreement
 
     def forward(
         self,
@@ -974,7 +981,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s, or
                 input_values: (B, 1, T) waveforms, whichever the audio tower takes.
             input_ids, attention_mask: (B, L) a prompt that speaks of the row's emotion; training only needs it.
-            face_labels, voice_labels: (B,) class indices; any value where the mask is False.
+            face_labels, voice_labels: (B,) class indices; any value where the mask is False. Where several processes
+                train together, either all of them or none give each of these and `input_ids`.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
             return_loss: False leaves the losses out.
         Raises:
@@ -1002,9 +1010,10 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         }
         losses = {}
         if return_loss and (face_labels is not None or voice_labels is not None):
-            if face_labels is not None:
+            weights = self.config.loss_weights
+            if face_labels is not None and weights["face"] > 0:
                 losses["face"] = self._head_loss(self.face_head, face_logits, face_labels, face_mask)
-            if voice_labels is not None:
+            if voice_labels is not None and weights["voice"] > 0:
                 losses["voice"] = self._head_loss(self.voice_head, voice_logits, voice_labels, voice_mask)
             losses |= self.emoclip.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
         logits, agreement = self.fuse(
@@ -1032,6 +1041,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         over them, the total is the mean over all rows wherever they lie.
         """
         mask = torch.ones(len(labels), dtype=torch.bool, device=labels.device) if mask is None else mask
+        if logits is None:
+            mask = torch.zeros_like(mask)
         count = mask.sum()
         if logits is None:
             total = next(self.parameters()).new_zeros(())

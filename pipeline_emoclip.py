@@ -158,9 +158,9 @@ class EmotionResult:
     """What a person looks like, sounds like, and both.
 
     A source that was not given, or in which nobody was found, is None, and `messages` says why. `fused` is what there
-    is: the face's or the voice's evidence alone where the other is missing. `agreement` is log Z, the fusion's own
-    normaliser: above 0 face and voice agree, near 0 one of them says little, below 0 they conflict; None unless both
-    are there.
+    is: the face's or the voice's evidence alone where the other is missing. `agreement` is the logarithm of how much
+    likelier this face and this voice are together than apart: above 0 they agree, near 0 one of them says little,
+    below 0 they conflict; None unless both are there.
     """
 
     face: FaceResult | None = None

@@ -147,6 +147,10 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
         if sampling_rate is None:
             raise ValueError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
+        if sampling_rate <= 0:
+            raise ValueError(f"A sampling rate must be a positive number of hertz, got {sampling_rate}.")
+        if isinstance(audio, (list, tuple)) and not audio:
+            raise ValueError("There must be at least one recording.")
         recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
         return [self.to_waveform(recording, sampling_rate) for recording in recordings]
 

@@ -74,13 +74,11 @@ logger = logging.getLogger("emoclip")
 class ModelArguments:
     init_from: str | None = field(
         default=None,
-        metadata={
-            "help": "an EmoCLIP folder or Hub id to go on from, or a converted AudioCLIP; by default the preset, untrained"
-        },
+        metadata={"help": "an EmoCLIP or converted AudioCLIP to go on from, folder or Hub id; by default untrained"},
     )
     vision_model: str | None = field(
         default=None,
-        metadata={"help": "a CLIP with a vision transformer, folder or Hub id, that the image tower starts from"},
+        metadata={"help": "a CLIP ViT that the image tower starts from, folder or Hub id"},
     )
     freeze: list[str] = field(
         default_factory=list, metadata={"help": "towers that keep their weights: any of image, audio, text"}
@@ -150,14 +148,15 @@ class EmoCLIPTrainer(Trainer):
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
         """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
         batch = dict(batch)
-        faces, voices = batch.pop("faces"), batch.pop("voices")
+        faces, mels, waveforms = batch.pop("faces"), batch.pop("mels", None), batch.pop("waveforms", None)
         if not train:
-            return batch | {k: v.to(faces.device) for k, v in prepare(self.processor, faces, voices).items()}
+            inputs = prepare(self.processor, faces, mels, waveforms)
+            return batch | {k: v.to(faces.device) for k, v in inputs.items()}
         image_processor = self.processor.image_processor
         batch["pixel_values"] = image_processor.standardize(augment_faces(faces, image_processor.side))
-        if voices.dtype == torch.int16:
-            return batch | {"input_values": augment_waveforms(voices)}
-        return batch | {"input_features": self.processor.feature_extractor.standardize(augment_voices(voices))}
+        if waveforms is not None:
+            return batch | {"input_values": augment_waveforms(waveforms)}
+        return batch | {"input_features": self.processor.feature_extractor.standardize(augment_voices(mels))}
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """Trainer's, with the backbone's parameters in groups of their own where its learning rate is another."""
@@ -194,7 +193,7 @@ class EmoCLIPTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Matrices and filters decay; norms, biases, embeddings of positions and scales do not."""
-        return [n for n, p in model.named_parameters() if p.ndim >= 2 and "positional_embedding" not in n]
+        return [n for n, p in model.named_parameters() if p.ndim >= 2 and "position" not in n]
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -232,7 +231,13 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the prompts. As in CLIP, start and end are the largest ids; id 0 pads."""
+    """A byte-level BPE of the prompts. As in CLIP, start and end are the largest ids; id 0 pads.
+
+    Raises:
+        ValueError: the vocabulary has no place for the 256 bytes and the three special tokens.
+    """
+    if vocab_size < 259:
+        raise ValueError(f"The text tower's vocab_size must be at least 259, got {vocab_size}.")
     specials = ["<|startoftext|>", "<|endoftext|>"]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -305,6 +310,8 @@ def build(
         EmoCLIPFeatureExtractor() if config.audio_config.tower == "shared" else EmoCLIPWaveformExtractor(),
         train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
     )
+    for name in ("pad", "bos", "eos"):
+        setattr(text, f"{name}_token_id", getattr(processor.tokenizer, f"{name}_token_id"))
     model = EmoCLIPForEmotionClassification(config)
     if clip is not None:
         model.emoclip.vision_model.clip.load_state_dict(clip.state_dict())
@@ -410,8 +417,7 @@ def main():
     try:
         with args.main_process_first(desc="reading the data"):
             faces = load_faces(data_args.faces, seed=args.seed)
-            extractor = audio_extractor(model_args)
-            voices = split_voices(load_voices(data_args.voices, extractor), data_args.fold)
+            voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
         train_faces, train_voices = (limit(c.train, data_args.max_train_samples, args.seed) for c in (faces, voices))
         eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
         model, processor = build(model_args, train_faces["label"], train_voices["label"])
@@ -423,7 +429,10 @@ def main():
     model = model.to(memory_format=torch.channels_last)
     if args.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # batches are of one size, see data_emoclip.spread
-    prompts = tokenize_prompts(processor, model.config.words)
+    prompts = tokenize_prompts(processor.tokenizer, model.config.words)
+    voices_per_epoch = data_args.voices_per_epoch
+    if voices_per_epoch is None:
+        voices_per_epoch = 2 * len(train_voices)
     trainer = EmoCLIPTrainer(
         model,
         args,
@@ -431,11 +440,10 @@ def main():
             train_faces,
             train_voices,
             prompts,
-            extractor,
-            voices_per_epoch=data_args.voices_per_epoch or 2 * len(train_voices),
+            voices_per_epoch=voices_per_epoch,
             seed=args.seed,
         ),
-        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, extractor, seed=args.seed),
+        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, seed=args.seed),
         processor=processor,
         compute_metrics=compute_metrics,
         callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],

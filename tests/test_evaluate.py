@@ -1,0 +1,276 @@
+"""The figures: each metric against its definition, the pairing of faces with voices, and the command."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_data import write_faces, write_voices
+
+import evaluate_hf
+from configuration_emoclip import LABELS, EmoCLIPConfig
+from data_emoclip import TEMPLATES, fill_templates, split_words
+from evaluate_hf import EmotionMetrics, emotion_metrics, evaluate_pairs, markdown_table, predict, prepare
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import save_all
+from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+from train_hf import train_tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Models this small only lose by sharing a step among threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
+    torch.manual_seed(0)
+    words, _ = split_words()
+    config = EmoCLIPConfig(
+        **{
+            "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
+            "audio_config": {"image_size": [32, 47]},
+            "text_config": {
+                "vocab_size": 512,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 32,
+                "pad_token_id": 0,
+                "bos_token_id": 510,
+                "eos_token_id": 511,
+            },
+            "projection_dim": 16,
+            "words": words,
+            "prompt_templates": list(TEMPLATES),
+            **fields,
+        }
+    )
+    sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
+    processor = EmoCLIPProcessor(
+        EmoCLIPImageProcessor(size={"height": 32, "width": 32}),
+        EmoCLIPFeatureExtractor(),
+        train_tokenizer(sentences, 512, 32),
+    )
+    return EmoCLIPForEmotionClassification(config).eval(), processor
+
+
+def posteriors(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    probs = generator.dirichlet(np.full(7, 0.5), n)
+    labels = np.where(generator.random(n) < 0.6, probs.argmax(-1), generator.integers(0, 7, n))
+    return probs, labels
+
+
+# --- Metrics
+
+
+def by_definition(probs: list[list[float]], labels: list[int]) -> dict[str, float]:
+    """The metrics in plain Python."""
+    answers = [max(range(7), key=row.__getitem__) for row in probs]
+    pairs = Counter(zip(labels, answers))
+    said, are = Counter(answers), Counter(labels)
+    recall = {c: pairs[c, c] / are[c] for c in are}
+    precision = {c: pairs[c, c] / said[c] if said[c] else 0.0 for c in are}
+    f1 = [2 * recall[c] * precision[c] / (recall[c] + precision[c]) if pairs[c, c] else 0.0 for c in are]
+    error = 0.0
+    for low in range(15):
+        # in (low / 15, (low + 1) / 15], but for confidences on an edge, of which these have none
+        bin_ = [(max(row), a == y) for row, a, y in zip(probs, answers, labels) if low < 15 * max(row) <= low + 1]
+        if bin_:
+            confidence = sum(c for c, _ in bin_) / len(bin_)
+            accuracy = sum(hit for _, hit in bin_) / len(bin_)
+            error += len(bin_) / len(labels) * abs(confidence - accuracy)
+    return {
+        "accuracy": sum(pairs[c, c] for c in are) / len(labels),
+        "mean_recall": sum(recall.values()) / len(are),
+        "macro_f1": sum(f1) / len(are),
+        "calibration_error": error,
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_metric_is_its_definition(seed):
+    probs, labels = posteriors(300, seed)
+    figures = emotion_metrics(probs, labels)
+    assert figures["n"] == 300
+    expected = by_definition(probs.astype("f4").tolist(), labels.tolist())
+    assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_classes_that_nobody_has_are_left_out_of_the_means():
+    probs = np.eye(7)[[0, 0, 1, 6]] * 0.9 + 0.1 / 7
+    figures = emotion_metrics(probs, np.array([0, 0, 1, 1]))
+    assert figures["accuracy"] == 0.75
+    assert figures["mean_recall"] == pytest.approx((1 + 0.5) / 2)
+    assert figures["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_certainty_and_its_error_at_the_ends():
+    sure = np.eye(7)[[0, 1, 2, 3]]
+    assert emotion_metrics(sure, np.array([0, 1, 2, 3]))["calibration_error"] == 0
+    assert emotion_metrics(sure, np.array([1, 2, 3, 4]))["calibration_error"] == 1
+    assert emotion_metrics(sure, np.array([0, 1, 2, 3]))["expected_if_calibrated"] == 0
+
+
+def test_the_error_of_a_calibrated_model_is_what_sampling_makes_of_it():
+    generator = np.random.default_rng(0)
+    probs, _ = posteriors(3_000, 0)
+    labels = (probs.cumsum(-1) > generator.random((3_000, 1))).argmax(-1)  # drawn from the posteriors themselves
+    figures = emotion_metrics(probs, labels)
+    assert 0.005 < figures["expected_if_calibrated"] < 0.03
+    assert figures["calibration_error"] == pytest.approx(figures["expected_if_calibrated"], abs=0.012)
+    small = emotion_metrics(probs[:200], labels[:200])
+    assert small["expected_if_calibrated"] > 2 * figures["expected_if_calibrated"]
+
+
+def test_metrics_need_no_network(tmp_path):
+    assert issubclass(EmotionMetrics, evaluate_hf.evaluate.Metric)
+    code = """
+import socket
+def refuse(*args, **kwargs):
+    raise AssertionError("a connection")
+socket.socket.connect = refuse
+socket.getaddrinfo = refuse
+import numpy as np
+from evaluate_hf import emotion_metrics
+print(emotion_metrics(np.eye(7), np.arange(7))["accuracy"])
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1.0"
+
+
+# --- Pairs
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
+    return tiny_parts()
+
+
+def row(probs: dict[str, float]) -> list[float]:
+    rest = (1 - sum(probs.values())) / (6 - len(probs))
+    return [math.log(probs.get(label, rest)) if label != "surprise" else -30.0 for label in LABELS]
+
+
+def test_the_pairing_protocol_on_an_example_by_hand(parts):
+    """Two happy faces, one called sad; a sad one, called sad; a surprised one, which no voice can join. A happy voice
+    that says so clearly, and two sad ones, of which neither does."""
+    happy, sad, surprise = (LABELS.index(label) for label in ("happy", "sad", "surprise"))
+    faces = torch.tensor([row({"happy": 0.6}), row({"sad": 0.5, "happy": 0.4}), row({"sad": 0.7}), row({"sad": 0.9})])
+    voices = torch.tensor([row({"happy": 0.9}), row({"happy": 0.8}), row({"fear": 0.9})])
+    figures = evaluate_pairs(
+        parts[0], faces, np.array([happy, happy, sad, surprise]), voices, np.array([happy, sad, sad]), seed=0
+    )
+    assert figures["n"] == 3 and figures["pairings"] == 10
+    assert figures["face_alone_accuracy"] == pytest.approx(2 / 3)
+    assert figures["voice_alone_accuracy"] == pytest.approx(2 / 3)
+    # the voice turns the second face to happy, and the third from sad to happy (.8) or to fear (.9)
+    assert figures["accuracy"] == pytest.approx(2 / 3) and figures["accuracy_spread"] == pytest.approx(0)
+    again = evaluate_pairs(
+        parts[0], faces, np.array([happy, happy, sad, surprise]), voices, np.array([happy, sad, sad]), seed=0
+    )
+    assert again == figures
+
+
+def test_pairings_differ_and_their_spread_is_told(parts):
+    generator = np.random.default_rng(0)
+    face_labels, voice_labels = generator.integers(0, 6, 200), generator.integers(0, 6, 40)
+
+    def guesses(labels: np.ndarray) -> torch.Tensor:
+        scores = generator.normal(0, 1, (len(labels), 7)) + 1.2 * np.eye(7)[labels]
+        return torch.tensor(scores).log_softmax(-1)
+
+    figures = evaluate_pairs(parts[0], guesses(face_labels), face_labels, guesses(voice_labels), voice_labels, 0)
+    assert 0 < figures["accuracy_spread"] < 0.1
+    assert figures["accuracy"] > max(figures["face_alone_accuracy"], figures["voice_alone_accuracy"])
+
+
+def test_predictions_are_in_order_whatever_the_batch(parts):
+    pixels = torch.randint(0, 256, (5, 48, 48), dtype=torch.uint8)
+    mels = torch.randint(0, 256, (5, 128, 188), dtype=torch.uint8)
+    for inputs in ({"pixels": pixels}, {"mels": mels}):
+        whole = predict(*parts, **inputs)
+        pieces = predict(*parts, **inputs, batch_size=2)
+        assert whole[0].shape == (5, 7) and whole[1].shape == (5, 16)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, pieces))
+
+
+def test_bytes_become_what_the_processor_makes_of_the_original(parts):
+    processor = parts[1]
+    samples = np.sin(np.arange(32_000) / 9).astype("f4")
+    mel = processor.feature_extractor.spectrogram(processor.feature_extractor.to_waveform(samples, 16_000)[None])
+    stored = (mel[:, 0] * 256).clamp(max=255).byte()
+    features = prepare(processor, None, stored)["input_features"]
+    expected = processor(audio=samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
+    assert (features - expected).abs().max() * processor.feature_extractor.std * 256 <= 0.51  # half a level
+
+
+# --- The command
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, parts) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_faces(folder / "faces", train=3, test=3)
+    write_voices(folder / "voices", sentences=("DFA",))
+    save_all(*parts, folder / "model")
+    return folder
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {
+        **os.environ,
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "evaluate_hf.py"), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_one_command_prints_and_writes_every_figure_with_n(folders):
+    arguments = ("--model", "model", "--faces", "faces", "--voices", "voices", "--output", "results.json")
+    done = command(folders, *arguments)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folders / "results.json").read_text())
+    assert results["face"]["n"] == 21 and results["voice"]["n"] == 6
+    assert results["fused"]["n"] == 18  # every test face but the surprised
+    assert {name: part["n"] for name, part in results["words"].items()} == {
+        "face_trained": 21,
+        "voice_trained": 6,
+        "face_held_out": 21,
+        "voice_held_out": 6,
+    }
+    for name in ("accuracy", "mean_recall", "macro_f1", "calibration_error", "expected_if_calibrated"):
+        assert 0 <= results["face"][name] <= 1 and 0 <= results["voice"][name] <= 1
+    assert results["splits"] == {"face": "PublicTest+PrivateTest", "voice": "fold 0"}
+    assert done.stdout.strip() == markdown_table(results)
+    rows = [line.split("|") for line in done.stdout.strip().splitlines()[2:]]
+    assert [int(cells[3].replace(",", "")) for cells in rows] == [21, 6, 18, 18, 18, 21, 6, 21, 6]
+    assert f"**{100 * results['face']['accuracy']:.1f}**" in done.stdout
+
+
+def test_a_model_that_is_not_there_ends_without_a_traceback(folders):
+    done = command(folders, "--model", "nowhere", "--faces", "none", "--voices", "none")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr and "evaluate_hf.py: " in done.stderr

@@ -1,0 +1,308 @@
+"""Training: the command from nothing to a folder that loads, its resumption, and its parts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from safetensors.torch import load_file
+from test_data import write_faces, write_voices
+from torch import nn
+
+from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
+from data_emoclip import load_faces
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from processing_emoclip import EmoCLIPProcessor
+from train_hf import EmoCLIPTrainer, ModelArguments, build, class_shares, fit_temperature, train_tokenizer
+
+ROOT = Path(__file__).parent.parent
+REAL = os.environ.get("EMOCLIP_DATA")
+TINY = {
+    "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
+    "audio_config": {"image_size": [32, 47]},
+    "text_config": {
+        "vocab_size": 512,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "pad_token_id": 0,
+        "bos_token_id": 510,
+        "eos_token_id": 511,
+    },
+    "projection_dim": 16,
+}
+PARTS = ("face_loss", "voice_loss", "image_audio_loss", "image_text_loss", "audio_text_loss")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Models this small only lose by sharing a step among threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Images and tones: 56 faces to train on and 7 to choose by; 36 voices to train on and 12 to choose by."""
+    folder = tmp_path_factory.mktemp("train")
+    write_faces(folder / "faces", train=9, test=1)
+    write_voices(folder / "voices")
+    return folder
+
+
+def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
+    """`python train_hf.py recipe.json`, its output in `<name>.log`."""
+    recipe = {
+        "config": TINY,
+        "faces": "faces",
+        "voices": "voices",
+        "output_dir": name,
+        "per_device_train_batch_size": 16,
+        "num_train_epochs": 1,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **arguments,
+    }
+    (folder / f"{name}.json").write_text(json.dumps(recipe))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if "faces" not in arguments:  # what `datasets` prepares of the real data is worth keeping
+        environment["HF_DATASETS_CACHE"] = str(folder / "cache")
+    with open(folder / f"{name}.log", "a") as log:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train_hf.py"), f"{name}.json"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def finish(process: subprocess.Popen, log: Path) -> str:
+    assert process.wait(timeout=300) == 0, log.read_text()[-3_000:]
+    return log.read_text()
+
+
+def last_state(folder: Path) -> dict:
+    """The Trainer's own notes, of the newest checkpoint."""
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return json.loads((newest / "trainer_state.json").read_text())
+
+
+# --- The command
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    finish(start(folder, "one", learning_rate=0.02), folder / "one.log")  # fast enough for heads that say something
+    return folder / "one"
+
+
+def test_one_epoch_ends_with_a_folder_that_loads_and_answers(trained):
+    model = EmoCLIPForEmotionClassification.from_pretrained(trained)
+    processor = EmoCLIPProcessor.from_pretrained(trained)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    stored = load_file(trained / "model.safetensors")
+    assert {value.dtype for value in stored.values() if value.is_floating_point()} == {torch.float16}
+    inputs = processor(
+        images=torch.zeros(48, 48, dtype=torch.uint8),
+        audio=torch.ones(8_000).cumsum(0).sin(),
+        sampling_rate=16_000,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        outputs = model(**inputs)
+    assert outputs.logits.exp().sum().item() == pytest.approx(1, abs=1e-4)
+    assert outputs.face_logits.shape == outputs.voice_logits.shape == (1, 7)
+    for name in ("modeling_emoclip.py", "configuration_emoclip.py", "processing_emoclip.py", "pipeline_emoclip.py"):
+        assert (trained / name).is_file()
+    assert not list(trained.glob("*.bin"))
+
+
+def test_its_config_says_what_the_heads_were_taught(trained, folder):
+    config = EmoCLIPConfig.from_pretrained(trained)
+    assert config.labels == list(LABELS)
+    assert config.face_temperature != 1 and 0.05 < config.face_temperature < 20
+    assert config.voice_temperature != 1 and 0.05 < config.voice_temperature < 20
+    assert config.face_prior == pytest.approx(dict.fromkeys(LABELS, 1 / 7), abs=1e-4)  # 8 faces each
+    assert config.voice_prior == pytest.approx(dict.fromkeys(VOICE_LABELS, 1 / 6), abs=1e-4)
+    assert set(config.words) == set(LABELS) and len(config.prompt_templates) == 10
+
+
+def test_its_tokenizer_is_small_and_speaks_the_prompts(trained):
+    tokenizer = EmoCLIPProcessor.from_pretrained(trained).tokenizer
+    config = EmoCLIPConfig.from_pretrained(trained)
+    assert len(tokenizer) == config.text_config.vocab_size <= 4_096
+    assert tokenizer.eos_token_id == config.text_config.eos_token_id == 511
+    assert tokenizer.pad_token_id == 0
+    text = "a recording of a level-headed person"
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True).strip() == text
+
+
+def test_its_card_holds_its_own_figures(trained):
+    card, results = (trained / "README.md").read_text(), json.loads((trained / "results.json").read_text())
+    assert card.startswith("---\n") and "license: apache-2.0" in card
+    for name in ("face", "voice"):
+        assert f"{results[name]['n']:,} | **{100 * results[name]['accuracy']:.1f}**" in card
+    assert results["face"]["n"] == 7 and results["voice"]["n"] == 12  # the test split stays untouched
+    assert results["splits"] == {"face": "a tenth of train", "voice": "fold 1"}
+    assert str(EmoCLIPConfig.from_pretrained(trained).face_temperature) in card
+    training = json.loads((trained / "training.json").read_text())
+    assert len(training) == 1 and training[0]["rows"] == {"faces": 56, "voices": 36}
+
+
+def test_every_part_of_the_loss_is_logged_with_the_metrics(trained):
+    history = last_state(trained)["log_history"]
+    weights = EmoCLIPConfig.from_pretrained(trained).loss_weights
+    steps = [entry for entry in history if "loss" in entry]
+    assert len(steps) >= 4
+    for entry in steps:
+        assert set(PARTS) <= set(entry)
+        total = sum(weights[name.removesuffix("_loss")] * entry[name] for name in PARTS)
+        assert entry["loss"] == pytest.approx(total, abs=0.01)
+    evaluation = [entry for entry in history if "eval_loss" in entry]
+    assert len(evaluation) == 1
+    metrics = ("accuracy", "mean_recall", "macro_f1", "calibration_error")
+    expected = {f"eval_{name}_{metric}" for name in ("face", "voice", "fused") for metric in metrics}
+    assert expected | {f"eval_{name}" for name in PARTS} <= set(evaluation[0])
+
+
+def test_an_interrupted_training_goes_on_and_ends_at_the_same_step(folder, trained):
+    per_epoch = last_state(trained)["global_step"]
+    process = start(folder, "torn", num_train_epochs=3)
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        states = list((folder / "torn").glob("checkpoint-*/trainer_state.json"))
+        if states and states[0].stat().st_size:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    log = folder / "torn.log"
+    assert process.returncode == -signal.SIGKILL, log.read_text()[-3_000:]
+    assert not (folder / "torn" / "results.json").exists()
+    before = last_state(folder / "torn")["global_step"]
+    assert per_epoch <= before < 3 * per_epoch
+    text = finish(start(folder, "torn", num_train_epochs=3), log)
+    assert f"Going on from torn{os.sep}checkpoint-{before}" in text
+    state = last_state(folder / "torn")
+    assert state["global_step"] == state["max_steps"] == 3 * per_epoch
+    assert [e["step"] for e in state["log_history"] if "loss" in e] == list(range(1, 3 * per_epoch + 1))
+    EmoCLIPForEmotionClassification.from_pretrained(folder / "torn")
+
+
+def test_a_wrong_source_is_told_in_one_sentence(folder):
+    process = start(folder, "wrong", voices="faces")
+    assert process.wait(timeout=120) != 0
+    text = (folder / "wrong.log").read_text()
+    assert "Traceback" not in text and "AudioWAV" in text
+
+
+@pytest.mark.skipif(not REAL, reason="EMOCLIP_DATA does not say where the data is")
+def test_one_epoch_on_200_real_samples(tmp_path):
+    data = Path(REAL).resolve()
+    sources = {"faces": str(data / "fer2013"), "voices": str(data / "cremad_mel")}
+    process = start(tmp_path, "real", **sources, max_train_samples=200, max_eval_samples=100)
+    finish(process, tmp_path / "real.log")
+    config = EmoCLIPForEmotionClassification.from_pretrained(tmp_path / "real").config
+    assert max(config.face_prior, key=config.face_prior.get) == "happy"
+    assert sum(config.face_prior.values()) == pytest.approx(1, abs=1e-4)
+    results = json.loads((tmp_path / "real" / "results.json").read_text())
+    assert results["face"]["n"] == results["voice"]["n"] == 100
+
+
+# --- Its parts
+
+
+def test_the_fitted_temperature_is_the_one_that_labels_were_drawn_with():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 7, generator=generator)
+    for temperature in (0.5, 1.0, 3.0):
+        labels = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).flatten()
+        assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+
+
+def test_a_class_that_was_not_taught_does_not_disturb_the_temperature():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(5_000, 7, generator=generator)
+    logits[:, 6] = -torch.inf
+    labels = torch.multinomial((logits / 2).softmax(-1), 1, generator=generator).flatten()
+    assert fit_temperature(logits, labels) == pytest.approx(2.0, rel=0.1)
+    assert fit_temperature(logits, labels) == pytest.approx(fit_temperature(logits[:, :6], labels), abs=1e-3)
+
+
+def test_the_temperature_never_worsens_the_likelihood():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(100, 7, generator=generator), torch.randint(0, 7, (100,), generator=generator)
+    temperature = fit_temperature(logits, labels)
+    assert 0.1 <= temperature <= 10  # pure noise would have it endless
+    assert F.cross_entropy(logits / temperature, labels) <= F.cross_entropy(logits, labels)
+
+
+def test_weights_decay_and_scales_biases_and_positions_do_not():
+    model = EmoCLIPForEmotionClassification(EmoCLIPConfig(**TINY))
+    decaying = set(EmoCLIPTrainer.get_decay_parameter_names(None, model))
+    parameters = dict(model.named_parameters())
+    for kind in (nn.Conv2d, nn.Linear):
+        weights = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kind)}
+        assert weights and weights <= decaying
+    kept = set(parameters) - decaying
+    assert {name for name in parameters if name.endswith("bias") or "logit_scale" in name or ".bn" in name} <= kept
+    assert {name for name in parameters if "position" in name} <= kept
+
+
+def test_priors_are_the_shares_of_the_training_labels():
+    labels = [0] * 10 + [3] * 70 + [6] * 20
+    shares = class_shares(labels, LABELS)
+    counts = Counter(labels)
+    assert shares == pytest.approx({label: (counts[i] + 1) / 107 for i, label in enumerate(LABELS)}, abs=1e-6)
+    EmoCLIPConfig(face_prior=shares)  # accepted: none is 0, and they sum to 1
+
+
+def test_training_goes_on_from_a_checkpoint_with_priors_and_temperatures_of_its_own(trained):
+    model, processor = build(ModelArguments(init_from=str(trained)), [3] * 10, [5] * 10)
+    assert model.config.face_temperature == model.config.voice_temperature == 1
+    assert max(model.config.face_prior, key=model.config.face_prior.get) == "happy"
+    assert max(model.config.voice_prior, key=model.config.voice_prior.get) == "sad"
+    stored = load_file(trained / "model.safetensors")
+    assert all(torch.equal(value, stored[name].to(value.dtype)) for name, value in model.state_dict().items())
+    assert processor.image_processor.size["height"] == 32
+
+
+def test_the_tokenizer_numbers_as_the_text_tower_expects():
+    tokenizer = train_tokenizer(["a happy face", "a sad voice"], 1024, 32)
+    text = EmoCLIPConfig().text_config
+    assert len(tokenizer) == text.vocab_size
+    assert tokenizer.pad_token_id == text.pad_token_id
+    assert tokenizer.bos_token_id == text.bos_token_id and tokenizer.eos_token_id == text.eos_token_id
+    assert train_tokenizer(["a sad voice", "a happy face"], 1024, 32).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_text_tower_of_another_vocabulary_still_reads_to_the_end():
+    """The end token, where the tower pools, must be the tokenizer's whatever the sizes."""
+    text = {name: value for name, value in TINY["text_config"].items() if "token_id" not in name}
+    model, processor = build(ModelArguments(config={**TINY, "text_config": text}), [0], [0])
+    inputs = processor(text=["a happy face", "someone who sounds furious"], return_tensors="pt")
+    with torch.no_grad():
+        first, second = model.eval().emoclip.get_text_features(**inputs).pooler_output
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+def test_the_faces_of_training_are_never_those_that_choose(folder):
+    corpus = load_faces(str(folder / "faces"))
+    assert isinstance(corpus.train, Dataset)
+    assert not set(corpus.train["pixels"]) & set(corpus.validation["pixels"])
+    assert (len(corpus.train), len(corpus.validation), len(corpus.test)) == (56, 7, 7)
