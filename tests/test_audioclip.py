@@ -523,3 +523,111 @@ def test_any_length_has_an_answer(tiny_model):
     for length in (1, 39, 40, 41, 61, 5000):
         features = tiny_model.get_audio_features(input_values=torch.randn(2, 1, length)).pooler_output
         assert features.shape == (2, 16) and features.isfinite().all()
+
+
+# --- Fine-tuning and zero-shot
+
+
+@pytest.fixture(scope="module")
+def converted(official, processor, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("converted")
+    model, _ = to_model(read_state_dict(official))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_heads_are_put_on_a_converted_backbone(converted):
+    from train_hf import ModelArguments, build, freeze
+
+    model, processor = build(ModelArguments(init_from=str(converted)), [0, 1, 2], [0, 1])
+    backbone = EmoCLIPModel.from_pretrained(converted)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(model.emoclip.state_dict()[name], value), name
+    assert model.emoclip.config is model.config and model.config.loss_reduction == "clip"
+    assert processor.feature_extractor.model_input_names == ["input_values"]
+    freeze(model, ["audio", "text"])
+    trained = {name.split(".")[1] for name, p in model.emoclip.named_parameters(prefix="e") if p.requires_grad}
+    assert trained == {"vision_model", "logit_scale", "logit_scale_ai", "logit_scale_at"}
+    with pytest.raises(ValueError, match="image, audio and text"):
+        freeze(model, ["heads"])
+
+
+def test_a_clip_vision_transformer_is_the_image_towers_start(tmp_path):
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    from train_hf import ModelArguments, build
+
+    clip = CLIPVisionModel(CLIPVisionConfig(**TINY_IMAGE_TOWERS["clip_vision_model"]["clip_config"]))
+    clip.save_pretrained(tmp_path)
+    model, processor = build(ModelArguments(vision_model=str(tmp_path)), [0, 1], [0, 1])
+    for name, value in clip.state_dict().items():
+        assert torch.equal(model.emoclip.vision_model.clip.state_dict()[name], value), name
+    assert processor(images=Image.new("RGB", (48, 48)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+
+
+def test_a_converted_checkpoint_is_fine_tuned_from_recordings(converted, tmp_path):
+    """The whole command, on noise: frozen towers do not move, and the backbone learns slower than the heads."""
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for label in ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"):
+            folder = tmp_path / "faces" / split / label
+            folder.mkdir(parents=True)
+            for i in range(10):
+                Image.fromarray(generator.integers(0, 256, (48, 48), dtype=np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "voices" / "AudioWAV").mkdir(parents=True)
+    for actor in (1001, 1020, 1040, 1060, 1080):
+        for label in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
+            samples = generator.normal(0, 0.1, 16_000)
+            soundfile.write(tmp_path / "voices" / "AudioWAV" / f"{actor}_DFA_{label}_XX.wav", samples, 16_000)
+    options = (
+        f"--init_from {converted} --faces {tmp_path}/faces --voices {tmp_path}/voices --output_dir {tmp_path}/out"
+    )
+    options += " --freeze audio text --learning_rate 1e-2 --backbone_learning_rate 1e-6 --num_train_epochs 1"
+    options += " --per_device_train_batch_size 16 --use_cpu --lr_scheduler_type constant --warmup_steps 0"
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train_hf.py"), *options.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    tuned = EmoCLIPForEmotionClassification.from_pretrained(tmp_path / "out")
+    before = EmoCLIPModel.from_pretrained(converted).state_dict()
+    for name, value in tuned.emoclip.state_dict().items():
+        moved = (value - before[name].half().float()).abs().max().item()
+        if name.startswith(("audio_model.", "text_")) and ".fbsp." not in name:
+            assert moved == 0, name
+        elif "running" not in name and "num_batches" not in name and ".fbsp." not in name:
+            assert moved < 1e-2, name
+    assert torch.equal(tuned.emoclip.audio_model.fbsp.fc, before["audio_model.fbsp.fc"])
+
+
+def test_any_labels_without_training(converted, tmp_path):
+    from transformers import pipeline
+
+    import pipeline_emoclip  # noqa: F401  (registers the task)
+
+    pipe = pipeline(
+        "emotion-recognition",
+        model=EmoCLIPModel.from_pretrained(converted),
+        processor=EmoCLIPProcessor.from_pretrained(converted),
+        device="cpu",
+    )
+    soundfile.write(tmp_path / "sound.wav", np.random.default_rng(0).normal(0, 0.1, RATE), RATE)
+    labels = ["dog", "rain", "clapping"]
+    sources = {"audio": str(tmp_path / "sound.wav"), "image": Image.new("RGB", (60, 40), "red"), "text": "a wet dog"}
+    for name, source in sources.items():
+        scores = pipe.zero_shot(labels, **{name: source}, templates=["{}", "a recording of {}"])
+        assert set(scores) == set(labels) and sum(scores.values()) == pytest.approx(1)
+        assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    model, processor = pipe.model, pipe.processor
+    with torch.no_grad():
+        prompts = processor(text=["dog", "rain", "clapping"], return_tensors="pt")
+        audio = processor(audio=soundfile.read(sources["audio"], dtype="float32")[0], sampling_rate=RATE)
+        outputs = model(input_values=torch.as_tensor(audio["input_values"]), **prompts, return_loss=False)
+    expected = dict(zip(labels, outputs.logits_audio_text[0].softmax(-1).tolist()))
+    assert pipe.zero_shot(labels, audio=sources["audio"]) == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(TypeError, match="exactly one"):
+        pipe.zero_shot(labels)
