@@ -7,7 +7,16 @@ Weights are random: speed does not depend on them. Where there is a GPU, it is t
 a plain transcription of the published computation: every module by itself, the transform's weights made anew at each
 call, its frames copied out and padded to 2,048 samples.
 
-Measured on 2 CPU cores that other programs were using, so with one thread, float32, torch 2.11, 5 s of sound:
+Measured on 2 CPU cores that other programs were using, float32, torch 2.11, 5 s of sound. OMP_WAIT_POLICY=passive,
+because threads that wait by spinning take a shared core from each other; everything is 3 to 7 times slower then.
+
+    OMP_WAIT_POLICY=passive python benchmarks/audioclip_speed.py --tower audio image --batch_sizes 1 8 --repeats 3
+
+    tower  batch  samples/s       ms  transform  baseline ms  speed-up
+    audio      1        4.2    238.5       13 %        545.0     2.29x
+    audio      8        3.7   2147.0       11 %       4702.5     2.19x
+    image      1        9.8    101.9
+    image      8       10.4    769.8
 
     python benchmarks/audioclip_speed.py --threads 1 --batch_sizes 1 8 --repeats 3
 
@@ -19,7 +28,7 @@ Measured on 2 CPU cores that other programs were using, so with one thread, floa
     text       1       12.5     79.9
     text       8       15.4    518.4
 
-Batches of 32, two threads on an idle machine, and GPUs were not measured. What was tried on the audio tower, batch 1,
+Batches of 32, an idle machine and GPUs were not measured. What was tried on the audio tower, batch 1,
 one thread, by itself (milliseconds; runs differ by a tenth and more on that machine):
 
 - The transform's weights kept between calls: 40 to 50 saved a call. One matrix product with the 1,654 taps under the
@@ -96,18 +105,19 @@ def plain_audio_tower(tower: ESResNeXt, waveforms: torch.Tensor) -> torch.Tensor
     return tower.fc(x.flatten(1))
 
 
-def seconds(call: Callable[[], torch.Tensor], repeats: int, device: str) -> float:
-    """The median time of a call, after one that warms up."""
-    times = []
+def seconds(calls: list[Callable[[], torch.Tensor]], repeats: int, device: str) -> list[float]:
+    """The median time of each call, after one that warms up; in turn, so that all meet the same load."""
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        for call, taken in zip(calls, times):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken[1:]) for taken in times]
 
 
 @torch.inference_mode()
@@ -123,18 +133,21 @@ def time_towers(
         for batch in batch_sizes:
             if tower == "image":
                 pixels = torch.randn(batch, 3, side, side, device=device, dtype=dtype)
-                taken = seconds(lambda: model.get_image_features(pixels), repeats, device)
+                (taken,) = seconds([lambda: model.get_image_features(pixels)], repeats, device)
             elif tower == "text":
                 shape = (batch, text.max_position_embeddings)
                 ids = torch.randint(text.bos_token_id, shape, device=device)
                 ids[:, -1] = text.eos_token_id
-                taken = seconds(lambda: model.get_text_features(ids), repeats, device)
+                (taken,) = seconds([lambda: model.get_text_features(ids)], repeats, device)
             else:
                 waveforms = 3000 * torch.randn(batch, 1, round(clip_seconds * SAMPLING_RATE), device=device)
                 audio = model.audio_model
-                taken = seconds(lambda: audio(waveforms), repeats, device)
-                transform = seconds(lambda: audio.fbsp(waveforms), repeats, device)
-                plain = seconds(lambda: plain_audio_tower(audio, waveforms), repeats, device)
+                calls = [
+                    lambda: audio(waveforms),
+                    lambda: audio.fbsp(waveforms),
+                    lambda: plain_audio_tower(audio, waveforms),
+                ]
+                taken, transform, plain = seconds(calls, repeats, device)
             line = f"{tower:<6} {batch:5} {batch / taken:10.1f} {1e3 * taken:8.1f}"
             if tower == "audio":
                 line += f" {100 * transform / taken:8.0f} % {1e3 * plain:12.1f} {plain / taken:8.2f}x"
