@@ -2,22 +2,46 @@
 
 from configuration_emoclip import EmoCLIPConfig
 config = EmoCLIPConfig()  # preset `small`, the shipped default
+config = EmoCLIPConfig.from_preset("audioclip")  # the official AudioCLIP
 """
 
+import copy
+
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPTextConfig, PreTrainedConfig
+from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 #: Every emotion, alphabetical: the one order of labels, logits and scores throughout the project.
 LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 #: CREMA-D was acted without surprise, so the voice head is taught the other six.
 VOICE_LABELS = LABELS[:-1]
 
+IMAGE_TOWERS = ("modified_resnet", "clip_vision_model")
+AUDIO_TOWERS = ("shared", "esresnext_fbsp")
+LOSS_REDUCTIONS = ("clip", "audioclip")
+DEFAULT_LOSS_WEIGHTS = {
+    "face": 1.0,
+    "voice": 1.0,
+    "image_audio": 0.1,
+    "image_text": 0.1,
+    "audio_text": 0.1,
+    "transform": 1.0,
+}
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]):
+    """Raises a ValueError of one sentence where `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+
 
 @strict
 class EmoCLIPVisionConfig(PreTrainedConfig):
-    """CLIP's ModifiedResNet (Radford et al., 2021, section 2.4), at any width and depth.
+    """CLIP's ModifiedResNet (Radford et al., 2021, section 2.4), at any width and depth, or its vision transformer.
 
     Args:
+        tower: `modified_resnet`, or `clip_vision_model`, a transformers CLIPVisionModel.
+        clip_config: the CLIPVisionModel's own configuration, which then says the image size too; `width`, `layers`
+            and `modality_batch_norm` are the ResNet's.
         width: channels after the stem; the four stages end with 4, 8, 16 and 32 times as many.
         layers: bottleneck blocks in each of the four stages.
         image_size: side in pixels of the square face that enters the tower.
@@ -27,11 +51,21 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
 
     model_type = "emoclip_vision_model"
     base_config_key = "vision_config"
+    sub_configs = {"clip_config": CLIPVisionConfig}
 
+    tower: str = "modified_resnet"
+    clip_config: dict | CLIPVisionConfig | None = None
     width: int = 40
     layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
     image_size: int = 64
     modality_batch_norm: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.tower == "clip_vision_model":
+            if not isinstance(self.clip_config, PreTrainedConfig):
+                self.clip_config = CLIPVisionConfig(**(self.clip_config or {}))
+            self.image_size = self.clip_config.image_size
+        super().__post_init__(**kwargs)
 
     @property
     def hidden_size(self) -> int:
@@ -44,6 +78,9 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
         return self.hidden_size // 64
 
     def validate_architecture(self):
+        check_choice("vision_config.tower", self.tower, IMAGE_TOWERS)
+        if self.tower == "clip_vision_model":
+            return
         if len(self.layers) != 4 or min(self.layers) < 1:
             raise ValueError(f"`layers` must be four positive numbers of blocks, got {list(self.layers)}.")
         if self.width < 2 or self.width % 2:
@@ -54,26 +91,59 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
 
 @strict
 class EmoCLIPAudioConfig(PreTrainedConfig):
-    """Audio tower `shared`: the log-mel spectrogram is an image, and the image tower reads it.
+    """The audio tower.
+
+    `shared`: the log-mel spectrogram is an image, and the image tower reads it. `esresnext_fbsp`: AudioCLIP's own
+    (Guzhov et al., 2021), a learned frequency B-spline transform of the waveform and a ResNeXt with attention.
 
     Args:
+        tower: `shared` or `esresnext_fbsp`; `image_size` is the former's, everything else the latter's.
         image_size: height (mel bands) and width (frames) at which the spectrogram enters the image tower; one of
-            another size is resampled.
+            another size is resampled. A vision transformer takes squares only and resamples to its own size.
+        n_fft: taps of a filter of the transform; it has n_fft // 2 + 1 filters.
+        win_length, hop_length: of a frame, in samples.
+        num_bands: equal parts of the spectrum that become the ResNeXt's input channels.
+        width: channels after the first convolution; the four stages end with 4, 8, 16 and 32 times as many.
+        groups: of the 3x3 convolutions in the blocks.
+        layers: blocks in each of the four stages.
     """
 
     model_type = "emoclip_audio_model"
     base_config_key = "audio_config"
 
+    tower: str = "shared"
     image_size: list[int] | tuple[int, ...] = (96, 141)
+    n_fft: int = 2048
+    win_length: int = 1654
+    hop_length: int = 561
+    num_bands: int = 3
+    width: int = 64
+    groups: int = 32
+    layers: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the ResNeXt's last stage."""
+        return self.width * 32
 
     def validate_architecture(self):
+        check_choice("audio_config.tower", self.tower, AUDIO_TOWERS)
         if len(self.image_size) != 2 or min(self.image_size) < 32:
             raise ValueError(f"`image_size` must be (mel bands, frames), each at least 32, got {self.image_size}.")
+        if not 0 < self.win_length <= self.n_fft or self.hop_length < 1:
+            raise ValueError(
+                f"`win_length` must be between 1 and `n_fft` and `hop_length` at least 1, got "
+                f"{self.win_length}, {self.n_fft} and {self.hop_length}."
+            )
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise ValueError(f"`layers` must be four positive numbers of blocks, got {list(self.layers)}.")
+        if self.groups < 1 or self.width < 1 or 2 * self.width % self.groups:
+            raise ValueError(f"`groups` must divide twice the `width`, got {self.groups} and {self.width}.")
 
 
 @strict
 class EmoCLIPConfig(PreTrainedConfig):
-    """The whole of EmoCLIP. The defaults are the preset `small`.
+    """The whole of EmoCLIP. The defaults are the preset `small`; `from_preset` gives the others.
 
     Args:
         vision_config, text_config, audio_config: the towers; the text tower is CLIP's own.
@@ -85,7 +155,12 @@ class EmoCLIPConfig(PreTrainedConfig):
         face_temperature, voice_temperature: divisors of the heads' logits, fitted on validation data
             (Guo et al., 2017).
         loss_weights: what each loss counts for in training: `face`, `voice` (cross-entropy of the heads),
-            `image_audio`, `image_text`, `audio_text` (contrastive). A weight of 0 leaves the term out.
+            `image_audio`, `image_text`, `audio_text` (contrastive), `transform` (how far the norms of the waveform
+            tower's filters are from 1; `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
+        loss_reduction: of the contrastive losses. `clip`: all rows of one label are positives, and each pair of
+            modalities counts as the mean of its two directions. `audioclip`: as AudioCLIP was trained, a row's own
+            face, sound and text are its only positives; the sum of both directions, divided by the factorial of
+            the number of pairs, and the transform's term.
         label_smoothing: of the heads' cross-entropy.
         classifier_dropout: before each head.
         words: for each emotion, the words that the text tower was trained on.
@@ -114,6 +189,7 @@ class EmoCLIPConfig(PreTrainedConfig):
     voice_temperature: float = 1.0
 
     loss_weights: dict[str, float] | None = None
+    loss_reduction: str = "clip"
     label_smoothing: float = 0.1
     classifier_dropout: float = 0.2
 
@@ -136,10 +212,22 @@ class EmoCLIPConfig(PreTrainedConfig):
             self.voice_prior = dict.fromkeys(VOICE_LABELS, 1 / len(VOICE_LABELS))
         if self.target_prior is None:
             self.target_prior = dict(self.face_prior)
-        default_weights = {"face": 1.0, "voice": 1.0, "image_audio": 0.1, "image_text": 0.1, "audio_text": 0.1}
-        self.loss_weights = default_weights | (self.loss_weights or {})
+        self.loss_weights = DEFAULT_LOSS_WEIGHTS | (self.loss_weights or {})
         super().__post_init__(**kwargs)
         self.check_labels()
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "EmoCLIPConfig":
+        """A preset of PRESETS, with some fields replaced.
+
+        Raises:
+            ValueError: no such preset.
+        """
+        check_choice("preset", name, tuple(PRESETS))
+        return cls(**copy.deepcopy(PRESETS[name]) | overrides)
+
+    def validate_architecture(self):
+        check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
 
     @property
     def labels(self) -> list[str]:
@@ -167,7 +255,7 @@ class EmoCLIPConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)}.")
         if set(self.target_prior) != set(self.labels):
             raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
-        if unknown := sorted(set(self.loss_weights) - {"face", "voice", "image_audio", "image_text", "audio_text"}):
+        if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):
             raise ValueError(f"`loss_weights` has no term named {unknown}.")
 
 
@@ -182,6 +270,35 @@ SMALL_TEXT_CONFIG = {
     "pad_token_id": 0,
     "bos_token_id": 1022,
     "eos_token_id": 1023,
+}
+
+#: What each preset sets beside the defaults above.
+PRESETS = {
+    "small": {},
+    "audioclip": {
+        "vision_config": {
+            "width": 64,
+            "layers": (3, 4, 6, 3),
+            "image_size": 224,
+            "modality_batch_norm": False,
+        },
+        "text_config": {
+            "vocab_size": 49_408,
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "max_position_embeddings": 77,
+            "pad_token_id": 0,
+            "bos_token_id": 49_406,
+            "eos_token_id": 49_407,
+        },
+        "audio_config": {"tower": "esresnext_fbsp"},
+        "projection_dim": 1024,
+        "loss_reduction": "audioclip",
+        "loss_weights": {"image_audio": 1.0, "image_text": 1.0, "audio_text": 1.0, "transform": 1.0},
+        "prompt_templates": ["{}"],
+    },
 }
 
 EmoCLIPConfig.register_for_auto_class()

@@ -25,7 +25,7 @@ from PIL import Image as PILImage
 from transformers import PreTrainedTokenizerBase
 
 from configuration_emoclip import LABELS
-from processing_emoclip import EmoCLIPFeatureExtractor
+from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPWaveformExtractor, tokenize
 
 logger = logging.getLogger("emoclip")
 
@@ -312,8 +312,9 @@ def list_recordings(source: dict[str, list]) -> Iterator[dict]:
 
 
 def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) -> Dataset:
-    """CREMA-D's voices: columns `mel` (bands x frames bytes), `label`, `actor_id` and `file`, and what else the
-    source says of each. A source's own splits are ignored: splits are by actor (`split_voices`).
+    """CREMA-D's voices: columns `mel` (bands x frames bytes) or, for a tower that reads them, `waveform` (the first
+    seconds as int16), `label`, `actor_id` and `file`, and what else the source says of each. A source's own splits
+    are ignored: splits are by actor (`split_voices`).
 
     Args:
         source: a folder with `AudioWAV/*.wav` or with parquet files of recordings or of mel images; a Hub id; None
@@ -348,7 +349,10 @@ def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) 
     table = table.remove_columns([c for c in ("file", "label", "actor_id", "emotion") if c in table.column_names])
     for column, values in (("file", names), ("label", labels), ("actor_id", actors)):
         table = table.add_column(column, values)
+    waveforms = isinstance(feature_extractor, EmoCLIPWaveformExtractor)
     if "mel" in table.column_names:
+        if waveforms:
+            raise ValueError(f"{name} holds mel images, and this model's audio tower reads recordings; give those.")
         size = (feature_extractor.num_frames, feature_extractor.n_mels)
 
         def read_mel(encoded: dict) -> bytes:
@@ -361,11 +365,17 @@ def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) 
 
     def read_audio(encoded: dict) -> bytes:
         samples, rate = soundfile.read(io.BytesIO(read_bytes(encoded)), dtype="float32", always_2d=True)
+        if waveforms:
+            waveform = feature_extractor.to_waveform(samples.T, rate)[: feature_extractor.num_samples]
+            waveform = F.pad(waveform, (0, feature_extractor.num_samples - len(waveform)))
+            return waveform.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy().tobytes()
         mel = feature_extractor.spectrogram(feature_extractor.to_waveform(samples.T, rate)[None])
         return (mel * 256).clamp(max=255).to(torch.uint8).numpy().tobytes()
 
     column = pick_column(table, ("audio", "wav", "flac"), name)
     table = table.cast_column(column, datasets.Audio(decode=False))
+    if waveforms:
+        return convert(table, name, "Waveforms", column, "waveform", read_audio)
     return convert(table, name, "Mel spectrograms", column, "mel", read_audio)
 
 
@@ -401,12 +411,23 @@ def split_voices(voices: Dataset, fold: int) -> Corpus:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def to_tensors(dataset: Dataset | None, column: str, shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A binary column as (n, *shape) uint8, and the labels (n,); both empty without a dataset."""
+def to_tensors(
+    dataset: Dataset | None, column: str, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A binary column as (n, *shape), and the labels (n,); both empty without a dataset."""
     if not dataset:
-        return torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.long)
-    data = torch.frombuffer(bytearray(b"".join(dataset[column])), dtype=torch.uint8)
+        return torch.empty(0, *shape, dtype=dtype), torch.empty(0, dtype=torch.long)
+    data = torch.frombuffer(bytearray(b"".join(dataset[column])), dtype=dtype)
     return data.view(-1, *shape), torch.tensor(dataset["label"])
+
+
+def voice_tensors(voices: Dataset | None, mel_shape: tuple[int, int]) -> tuple[str, torch.Tensor, torch.Tensor]:
+    """The voices of `load_voices`, what they are called, and their labels (n,): `mels` (n, *mel_shape) uint8, or
+    `waveforms` (n, T) int16."""
+    if voices and "waveform" in voices.column_names:
+        samples = len(voices[0]["waveform"]) // torch.int16.itemsize
+        return "waveforms", *to_tensors(voices, "waveform", (samples,), torch.int16)
+    return "mels", *to_tensors(voices, "mel", mel_shape)
 
 
 class FaceVoiceDataset(torch.utils.data.Dataset):
@@ -435,10 +456,10 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         seed: int = 0,
     ):
         self.pixels, self.face_labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
-        self.mels, self.voice_labels = to_tensors(voices, "mel", mel_shape)
+        self.voices_name, self.voices, self.voice_labels = voice_tensors(voices, mel_shape)
         self.prompts = prompts
         self.seed = seed
-        every = len(self.mels)
+        every = len(self.voices)
         self.repeats = (every if voices_per_epoch is None else voices_per_epoch) / max(every, 1)
         self.set_epoch(0)
 
@@ -475,12 +496,13 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """A whole batch at once, which is what the data loader asks for: `faces` (B, 48, 48) and `mels`
-        (B, bands, frames) uint8, labels and masks (B,), `input_ids` (B, L). A row that lacks one holds zeros."""
+        (B, bands, frames) uint8 or `waveforms` (B, T) int16, labels and masks (B,), `input_ids` (B, L). A row that
+        lacks one holds zeros."""
         indices = torch.as_tensor(indices)
         face_rows, voice_rows, labels = self.face_rows[indices], self.voice_rows[indices], self.row_labels[indices]
         batch = {
             "faces": take(self.pixels, face_rows),
-            "mels": take(self.mels, voice_rows),
+            self.voices_name: take(self.voices, voice_rows),
             "face_labels": labels,
             "voice_labels": labels,
             "face_mask": face_rows >= 0,
@@ -522,7 +544,7 @@ def as_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, words: dict[str, list[str]]) -> list[torch.Tensor]:
     """For each of LABELS, the ids (n, L) of its words in every template, all of one length."""
     sentences = {label: fill_templates(words[label]) for label in LABELS}
-    every = tokenizer([s for label in LABELS for s in sentences[label]], padding=True, return_tensors="pt").input_ids
+    every = tokenize(tokenizer, [s for label in LABELS for s in sentences[label]], "pt")["input_ids"]
     return list(every.split([len(sentences[label]) for label in LABELS]))
 
 
@@ -573,6 +595,21 @@ def rectangles(
         position = torch.arange(side, device=device) + 0.5
         masks.append((position >= start[:, None]) & (position < (start + length)[:, None]))
     return masks[0][:, :, None] & masks[1][:, None, :]
+
+
+def augment_waveforms(waveforms: torch.Tensor) -> torch.Tensor:
+    """(B, T) int16 waveforms to (B, 1, T) floats in int16 units: shifted by up to a tenth (zeros come in), louder or
+    softer by up to 6 dB, and every fourth with white noise 10 to 40 dB below it."""
+    batch, length = waveforms.shape
+    device = waveforms.device
+    shift = (uniform(batch, -0.1, 0.1, device) * length).long()
+    source = torch.arange(length, device=device) - shift[:, None]  # (B, T)
+    inside = (source >= 0) & (source < length)
+    out = waveforms.float().gather(1, source.clamp(0, length - 1)).masked_fill(~inside, 0.0)
+    level = out.square().mean(1, keepdim=True).sqrt() * 10 ** (-uniform(batch, 10, 40, device)[:, None] / 20)
+    noisy = uniform(batch, 0, 4, device)[:, None] < 1
+    out = out + torch.randn_like(out) * level * noisy
+    return (out * 10 ** (uniform(batch, -6, 6, device)[:, None] / 20))[:, None]
 
 
 def augment_voices(mels: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ from data_emoclip import (
     split_voices,
     split_words,
     to_tensors,
+    voice_tensors,
 )
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
@@ -89,11 +90,19 @@ def emotion_metrics(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"n": len(labels), **EmotionMetrics().compute(predictions=list(probs), references=list(labels))}
 
 
-def prepare(processor: EmoCLIPProcessor, pixels: torch.Tensor | None, mels: torch.Tensor | None) -> dict:
-    """Faces (B, 48, 48) and mel images (B, bands, frames), uint8, each or None, to the model's inputs."""
+def prepare(
+    processor: EmoCLIPProcessor,
+    pixels: torch.Tensor | None,
+    mels: torch.Tensor | None = None,
+    waveforms: torch.Tensor | None = None,
+) -> dict:
+    """Faces (B, 48, 48) uint8, mel images (B, bands, frames) uint8 and waveforms (B, T) int16, each or None, to the
+    model's inputs."""
     inputs = {}
     if pixels is not None:
         inputs["pixel_values"] = processor.image_processor(list(pixels[:, None]), return_tensors="pt").pixel_values
+    if waveforms is not None:
+        inputs["input_values"] = waveforms[:, None].float()
     if mels is not None:
         # the middle of each level: the bytes are floor(256 v)
         inputs["input_features"] = processor.feature_extractor.standardize((mels[:, None].float() + 0.5) / 256)
@@ -106,13 +115,15 @@ def predict(
     processor: EmoCLIPProcessor,
     pixels: torch.Tensor | None = None,
     mels: torch.Tensor | None = None,
+    waveforms: torch.Tensor | None = None,
     batch_size: int = 128,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A head's logits (n, C) and normalised embeddings (n, D), on the CPU, of n faces or else of n mel images."""
-    name, values = ("pixels", pixels) if pixels is not None else ("mels", mels)
+    """A head's logits (n, C) and normalised embeddings (n, D), on the CPU, of n faces or else of n voices."""
+    given = {"pixels": pixels, "mels": mels, "waveforms": waveforms}
+    name, values = next((name, values) for name, values in given.items() if values is not None)
     parts = []
     for part in values.split(batch_size):
-        inputs = prepare(processor, **{"pixels": None, "mels": None, name: part})
+        inputs = prepare(processor, **{"pixels": None, name: part})
         out = model(**{key: value.to(model.device) for key, value in inputs.items()})
         logits, embeds = (
             (out.face_logits, out.image_embeds) if pixels is not None else (out.voice_logits, out.audio_embeds)
@@ -149,17 +160,16 @@ def evaluate_model(
         seed: of the pairings.
     """
     model.eval()
-    fe = processor.feature_extractor
     data, results = {}, {}
-    for name, split, column, shape in (
-        ("face", faces, "pixels", (FACE_SIZE, FACE_SIZE)),
-        ("voice", voices, "mel", (fe.n_mels, fe.num_frames)),
-    ):
+    for name, split in (("face", faces), ("voice", voices)):
         if split is None:
             continue
-        values, labels = to_tensors(split, column, shape)
+        if name == "face":
+            kind, (values, labels) = "pixels", to_tensors(split, "pixels", (FACE_SIZE, FACE_SIZE))
+        else:
+            kind, values, labels = voice_tensors(split, (128, 188))
         labels = labels.numpy()
-        logits, embeds = predict(model, processor, **{"pixels" if name == "face" else "mels": values})
+        logits, embeds = predict(model, processor, **{kind: values})
         data[name] = logits.log_softmax(-1), labels, embeds
         results[name] = emotion_metrics(logits.softmax(-1).numpy(), labels)
         uncalibrated = logits * getattr(model.config, f"{name}_temperature")

@@ -17,15 +17,15 @@ import torch.distributed as dist
 import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
 import torch.nn.functional as F
 from torch import nn
-from transformers import CLIPTextModel, PreTrainedModel
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 try:
-    from .configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+    from .configuration_emoclip import EmoCLIPAudioConfig, EmoCLIPConfig, EmoCLIPVisionConfig
 except ImportError:
-    from configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+    from configuration_emoclip import EmoCLIPAudioConfig, EmoCLIPConfig, EmoCLIPVisionConfig
 
 #: The largest factor by which a cosine similarity is scaled, as in CLIP.
 MAX_LOGIT_SCALE = 100.0
@@ -93,6 +93,11 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes)])
+
+
+def normalize(features: torch.Tensor) -> torch.Tensor:
+    """(B, D) to length 1, of the same dtype; a row of zeros stays. Half precision would miss the length by 0.3 %."""
+    return F.normalize(features.float(), dim=-1).to(features.dtype)
 
 
 def is_distributed() -> bool:
@@ -222,6 +227,323 @@ class ModifiedResNet(nn.Module):
         return self.attnpool(x, modality)
 
 
+class ProjectedCLIPVisionModel(nn.Module):
+    """CLIP's vision transformer behind the interface of `ModifiedResNet`; it takes squares of one size only."""
+
+    def __init__(self, config: EmoCLIPVisionConfig, output_dim: int):
+        super().__init__()
+        self.image_size = config.image_size
+        self.clip = CLIPVisionModel(config.clip_config)
+        self.projection = nn.Linear(config.clip_config.hidden_size, output_dim, bias=False)
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        """(B, 3, H, W) pixels of any modality, resampled to the tower's square if need be, to (B, D)."""
+        x = x.to(self.projection.weight.dtype)
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return self.projection(self.clip(pixel_values=x).pooler_output)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Audio tower of AudioCLIP: ESResNe(X)t-fbsp (Guzhov et al., 2021), on the raw waveform
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FrequencyBSplineTransform(nn.Module):
+    """A learned time-frequency transform: complex frequency B-spline wavelets (Guzhov et al., 2021, section 3).
+
+    Filter j, over t in -pi..pi, is sqrt(fb) sinc(fb t / m)^m exp(-i fc t) / sqrt(n_fft), with its own m, fb and fc.
+    They and the window stay in float32 whatever the rest of the model is cast to: bfloat16 holds eight bits, and a
+    centre frequency `fc` of 1,000 bins would be off by up to 4.
+
+    In training, the gradients of m, fb and fc are each divided by (their infinity norm + 1e-8), as in AudioCLIP:
+    they differ by orders of magnitude. Each process scales its own, before they are averaged.
+    """
+
+    def __init__(self, config: EmoCLIPAudioConfig):
+        super().__init__()
+        self.n_fft = config.n_fft
+        self.hop_length = config.hop_length
+        self.num_bands = config.num_bands
+        num_filters = config.n_fft // 2 + 1
+        self.m = nn.Parameter(torch.ones(num_filters))
+        self.fb = nn.Parameter(torch.ones(num_filters))
+        self.fc = nn.Parameter(torch.arange(num_filters, dtype=torch.float32))
+        self.register_buffer("window", blackman_harris_window(config.win_length))
+        self._cached: tuple[list[torch.Tensor], torch.Tensor] | None = None
+
+    def _apply(self, fn, recurse: bool = True):
+        self._cached = None
+
+        def keep_float32(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_float32, recurse)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_cached": None}
+
+    @property
+    def bins_per_band(self) -> int:
+        """Bins of a band; filters that no band holds are the highest ones."""
+        return len(self.m) // self.num_bands
+
+    def sinc_power(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Magnitude and phase of sinc(fb t / m)^m at times t (n,): (filters, n) each."""
+        u = self.fb[:, None] * t / (self.m[:, None] + 1e-8)
+        sinc = torch.where(u == 0, 1.0, u.sin() / u)
+        # The power is the complex one: a negative base has phase pi.
+        return sinc.abs().pow(self.m[:, None]), torch.where(sinc < 0, math.pi * self.m[:, None], 0.0)
+
+    def times(self) -> torch.Tensor:
+        """The places of a filter's taps, (n_fft,)."""
+        return math.pi * torch.linspace(-1, 1, self.n_fft, device=self.m.device) + 1e-8
+
+    def norm_loss(self) -> torch.Tensor:
+        """Mean squared distance of the filters' Euclidean norms from 1, a scalar."""
+        with torch.autocast(self.m.device.type, enabled=False):
+            magnitude, _ = self.sinc_power(self.times())
+            norms = (self.fb / self.n_fft).sqrt() * magnitude.square().sum(-1).sqrt()
+            return (norms - 1).square().mean()
+
+    def filters(self) -> torch.Tensor:
+        """Real parts, then imaginary parts, of the filters of the bands: (2 * bins, win_length).
+
+        A frame is zero-padded to n_fft on both sides, so only the taps under the window are kept. The order of the
+        operations is the original's: phases reach 3,000, where float32 rounds at 1e-4, and rounding is most of what
+        tells two implementations apart.
+        """
+        left = (self.n_fft - len(self.window)) // 2
+        t = self.times()[left : left + len(self.window)]
+        magnitude, phase = self.sinc_power(t)
+        angle = self.fc[:, None] * t
+        scaled, cos, sin = self.fb.sqrt()[:, None] * magnitude / math.sqrt(self.n_fft), angle.cos(), angle.sin()
+        real, imaginary = scaled * phase.cos(), scaled * phase.sin()
+        num_bins = self.num_bands * self.bins_per_band
+        # (real + i imaginary) (cos - i sin)
+        parts = (real * cos + imaginary * sin, imaginary * cos - real * sin)
+        return torch.cat([part[:num_bins] for part in parts])
+
+    def current_filters(self) -> torch.Tensor:
+        """`filters()`, from memory where no gradient is wanted and no parameter has another value than then.
+
+        The values themselves are compared, some 5,000 numbers: whatever changed them, the filters follow.
+        """
+        sources = (self.m, self.fb, self.fc, self.window)
+        wants_gradient = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if wants_gradient or torch.compiler.is_compiling():
+            return self.filters()
+        on_device = self._cached is not None and self._cached[1].device == self.m.device
+        if not on_device or not all(map(torch.equal, self._cached[0], sources)):
+            self._cached = [source.detach().clone() for source in sources], self.filters()
+        return self._cached[1]
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, 1, T) samples in int16 units to decibels (B, bands, bins per band, frames), float32."""
+        if self.training and torch.is_grad_enabled():
+            for parameter in (self.m, self.fb, self.fc):
+                # A hook does not travel with a copy or a replaced parameter, so its presence is checked each time.
+                if parameter.requires_grad and not parameter._backward_hooks:
+                    parameter.register_hook(lambda grad: grad / (grad.abs().amax() + 1e-8))
+        with torch.autocast(waveforms.device.type, enabled=False):
+            x = 2 * (waveforms.float() + 2**15) / (2**16 - 1) - 1
+            win_length = len(self.window)
+            frames = 1 + max(0, math.ceil((x.shape[-1] - win_length) / self.hop_length))
+            missing = win_length + (frames - 1) * self.hop_length - x.shape[-1]
+            x = F.pad(x, (missing // 2, missing - missing // 2))
+            x = x[:, 0].unfold(-1, win_length, self.hop_length) * self.window  # (B, frames, win_length)
+            spectrum = self.current_filters() @ x.transpose(1, 2)  # (B, 2 * bins, frames)
+            real, imaginary = spectrum.chunk(2, dim=1)
+            power = real.square() + imaginary.square()
+            decibels = 10 * torch.where(power > 0, power, 1e-18).log10()
+        return decibels.unflatten(1, (self.num_bands, self.bins_per_band))
+
+
+def blackman_harris_window(length: int) -> torch.Tensor:
+    """The periodic Blackman-Harris window of four terms (Harris, 1978), (length,) float32."""
+    phase = 2 * math.pi * torch.arange(length, dtype=torch.float64) / length
+    terms = (0.35875, -0.48829, 0.14128, -0.01168)
+    return sum(a * (k * phase).cos() for k, a in enumerate(terms)).float()
+
+
+#: A convolution's weight and bias with the batch norm behind it folded in, by the convolution.
+FoldedConvolutions = dict[nn.Conv2d, tuple[torch.Tensor, torch.Tensor]]
+
+
+def conv_norm(
+    x: torch.Tensor,
+    conv: nn.Conv2d,
+    norm: nn.BatchNorm2d,
+    folded: FoldedConvolutions | None,
+    relu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Convolution, batch norm, the sum with `residual` where it is given, and ReLU if `relu`.
+
+    With `folded`, all of it is one call of oneDNN, which the compiler of torch makes too: folding alone saves little,
+    but a ReLU or a sum of its own reads and writes the whole map once more.
+    """
+    if folded is None:
+        x = norm(conv(x))
+        x = x if residual is None else x + residual
+        return F.relu(x, inplace=True) if relu else x
+    weight, bias = folded[conv]
+    geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+    fused = torch.ops.mkldnn._convolution_pointwise
+    if residual is None:
+        return fused(x, weight, bias, *geometry, "relu" if relu else "none", [], "")
+    if residual.shape[-2:].numel() == 1:  # one place has no memory format, and oneDNN's sum asks for one
+        x = fused(x, weight, bias, *geometry, "none", [], "") + residual
+        return F.relu(x, inplace=True) if relu else x
+    return fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], "")
+
+
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight, channels last, and bias of the convolution that does what `conv` and `norm` in evaluation mode do."""
+    with torch.no_grad():
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        bias = bias if conv.bias is None else bias + conv.bias * scale
+        weight = conv.weight * scale[:, None, None, None]
+    return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+class ResNeXtBlock(nn.Module):
+    """The bottleneck of ResNeXt-50 32x4d (Xie et al., 2017): its grouped 3x3 is 2 `channels` wide, and strides."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, groups: int):
+        super().__init__()
+        width, out_channels = 2 * channels, channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride > 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: torch.Tensor, folded: FoldedConvolutions | None) -> torch.Tensor:
+        out = conv_norm(x, self.conv1, self.bn1, folded, relu=True)
+        out = conv_norm(out, self.conv2, self.bn2, folded, relu=True)
+        if self.downsample is not None:
+            x = conv_norm(x, *self.downsample, folded)
+        return conv_norm(out, self.conv3, self.bn3, folded, relu=True, residual=x)
+
+
+class AudioAttention(nn.Module):
+    """What share of each channel and place of a stage's output goes on, seen from the stage's input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int]):
+        super().__init__()
+        self.conv_depth = nn.Conv2d(in_channels, in_channels, kernel_size, padding="same", groups=in_channels)
+        self.conv_point = nn.Conv2d(in_channels, out_channels, 1)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int], folded: FoldedConvolutions | None) -> torch.Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, *size), in 0..1."""
+        x = self.conv_depth(F.adaptive_max_pool2d(x, size))
+        return conv_norm(x, self.conv_point, self.bn, folded).sigmoid()
+
+
+class ESResNeXt(nn.Module):
+    """AudioCLIP's audio tower: the transform, a ResNeXt with attention around each stage, a linear projection."""
+
+    #: of the attentions around the four stages and around the pooling; height is frequency, width is time
+    attention_kernels = ((3, 1), (1, 5), (3, 1), (1, 5), (3, 5))
+
+    def __init__(self, config: EmoCLIPAudioConfig, output_dim: int):
+        super().__init__()
+        self.fbsp = FrequencyBSplineTransform(config)
+        self.conv1 = nn.Conv2d(config.num_bands, config.width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = [config.width, *(config.width * 4 * 2**stage for stage in range(4))]
+        self.stages = nn.ModuleList()
+        for stage, blocks in enumerate(config.layers):
+            self.stages.append(
+                nn.ModuleList(
+                    [
+                        ResNeXtBlock(
+                            channels[stage] if block == 0 else channels[stage + 1],
+                            config.width * 2**stage,
+                            2 if stage > 0 and block == 0 else 1,
+                            config.groups,
+                        )
+                        for block in range(blocks)
+                    ]
+                )
+            )
+        self.attentions = nn.ModuleList(
+            AudioAttention(channels[i], channels[min(i + 1, 4)], kernel_size)
+            for i, kernel_size in enumerate(self.attention_kernels)
+        )
+        self.fc = nn.Linear(config.hidden_size, output_dim)
+        self._folded: tuple[list[tuple], FoldedConvolutions] | None = None
+
+    def train(self, mode: bool = True):
+        self._folded = None
+        return super().train(mode)
+
+    def _apply(self, fn, recurse: bool = True):
+        self._folded = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_folded": None}
+
+    def folded_convolutions(self) -> FoldedConvolutions | None:
+        """Batch norms folded into convolutions, where that is faster and exact: float32 inference on a CPU.
+
+        They are folded anew when a tensor was replaced or written in place, which its version counts; only what is
+        written through `.data` is not counted, and is seen after the next `train()`, `eval()` or `to()`.
+        """
+        weight = self.conv1.weight
+        tensors = [*self.parameters(), *self.buffers()]
+        if (
+            self.training
+            or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+            or weight.device.type != "cpu"
+            or weight.dtype != torch.float32
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or any(tensor.is_inference() for tensor in tensors)  # these have no version
+            or not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        ):
+            return None
+        versions = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._folded is None or self._folded[0] != versions:
+            pairs = [(self.conv1, self.bn1), *((a.conv_point, a.bn) for a in self.attentions)]
+            for block in (block for stage in self.stages for block in stage):
+                pairs += [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
+                if block.downsample is not None:
+                    pairs.append(tuple(block.downsample))
+            self._folded = versions, {conv: fold(conv, norm) for conv, norm in pairs}
+        return self._folded[1]
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, 1, T) samples at 44.1 kHz in int16 units to (B, D)."""
+        if waveforms.ndim != 3 or waveforms.shape[1] != 1 or waveforms.shape[2] == 0:
+            raise ValueError(f"Waveforms must be `input_values` (B, 1, T), T above 0, got {tuple(waveforms.shape)}.")
+        x = self.fbsp(waveforms).to(self.conv1.weight.dtype, memory_format=torch.channels_last)
+        folded = self.folded_convolutions()
+        x = self.maxpool(conv_norm(x, self.conv1, self.bn1, folded, relu=True))
+        for stage, attention in zip(self.stages, self.attentions):
+            out = x
+            for block in stage:
+                out = block(out, folded)
+            x = out * attention(x, out.shape[-2:], folded)
+        x = F.adaptive_avg_pool2d(x, 1) * self.attentions[-1](x, (1, 1), folded)  # (B, channels, 1, 1)
+        return self.fc(x.flatten(1))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The model
 # ---------------------------------------------------------------------------------------------------------------------
@@ -280,6 +602,7 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image", "audio", "text")
     _supports_sdpa = True
+    _keep_in_fp32_modules_strict = {"fbsp"}
     # Losses are already means over the global batch: Trainer divides by its accumulation steps, nobody by items.
     accepts_loss_kwargs = False
 
@@ -296,6 +619,13 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
                 init.normal_(linear.weight, std=std)
             for embedding in module.positional_embedding.values():
                 init.normal_(embedding, std=std)
+        elif isinstance(module, FrequencyBSplineTransform):
+            init.ones_(module.m)
+            init.ones_(module.fb)
+            init.copy_(module.fc, torch.arange(len(module.fc), dtype=torch.float32))
+            init.copy_(module.window, blackman_harris_window(len(module.window)))
+        elif isinstance(module, ProjectedCLIPVisionModel):
+            init.normal_(module.projection.weight, std=module.projection.in_features**-0.5)
         elif isinstance(module, EmoCLIPModel):
             init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5)
             for scale in (module.logit_scale, module.logit_scale_ai, module.logit_scale_at):
@@ -325,9 +655,16 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
 
     def __init__(self, config: EmoCLIPConfig):
         super().__init__(config)
-        face_side = config.vision_config.image_size
-        image_sizes = {"image": (face_side, face_side), "audio": tuple(config.audio_config.image_size)}
-        self.vision_model = ModifiedResNet(config.vision_config, image_sizes, config.projection_dim)
+        self.audio_model = None
+        image_sizes = {"image": (config.vision_config.image_size,) * 2}
+        if config.audio_config.tower == "shared":
+            image_sizes["audio"] = tuple(config.audio_config.image_size)
+        else:
+            self.audio_model = ESResNeXt(config.audio_config, config.projection_dim)
+        if config.vision_config.tower == "modified_resnet":
+            self.vision_model = ModifiedResNet(config.vision_config, image_sizes, config.projection_dim)
+        else:
+            self.vision_model = ProjectedCLIPVisionModel(config.vision_config, config.projection_dim)
         self.text_model = CLIPTextModel(config.text_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))  # image-text
@@ -346,11 +683,38 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         """
         return BaseModelOutputWithPooling(pooler_output=self.vision_model(pixel_values, "image"))
 
-    def get_audio_features(self, input_features: torch.Tensor) -> BaseModelOutputWithPooling:
-        """`pooler_output` (B, D), not normalised, of log-mel `input_features` (B, 1, mel bands, frames)."""
-        return BaseModelOutputWithPooling(
-            pooler_output=self.vision_model(input_features.expand(-1, 3, -1, -1), "audio")
-        )
+    def get_audio_features(
+        self, input_features: torch.Tensor | None = None, input_values: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of what the audio tower takes.
+
+        Args:
+            input_features: (B, 1, mel bands, frames) log-mel images, for the tower `shared`.
+            input_values: (B, 1, T) waveforms at 44.1 kHz in int16 units, for the tower `esresnext_fbsp`.
+        Raises:
+            ValueError: the tower takes the other one.
+        """
+        return BaseModelOutputWithPooling(pooler_output=self._audio_tower(self._audio(input_features, input_values)))
+
+    def _audio(self, input_features: torch.Tensor | None, input_values: torch.Tensor | None) -> torch.Tensor | None:
+        """The one of the two that the audio tower takes; None where neither is given."""
+        if self.audio_model is None and input_values is not None:
+            raise ValueError(
+                "The audio tower `shared` reads log-mel images, `input_features` (B, 1, mel bands, frames), "
+                "and was given waveforms, `input_values`; use the processor that was saved with the model."
+            )
+        if self.audio_model is not None and input_features is not None:
+            raise ValueError(
+                f"The audio tower `{self.config.audio_config.tower}` reads waveforms, `input_values` (B, 1, T), "
+                "and was given mel images, `input_features`; use the processor that was saved with the model."
+            )
+        return input_features if self.audio_model is None else input_values
+
+    def _audio_tower(self, audio: torch.Tensor) -> torch.Tensor:
+        """What `_audio` gives to (B, D)."""
+        if self.audio_model is not None:
+            return self.audio_model(audio)
+        return self.vision_model(audio.expand(-1, 3, -1, -1), "audio")
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -374,25 +738,27 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         input_features: torch.Tensor | None,
         face_mask: torch.Tensor | None,
         voice_mask: torch.Tensor | None,
+        input_values: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """(B, D) features of faces and voices, each or None; zeros in rows that the masks (B,) bool say are absent."""
+        audio = self._audio(input_features, input_values)
         return (
-            self._encode_rows(self.get_image_features, pixel_values, face_mask),
-            self._encode_rows(self.get_audio_features, input_features, voice_mask),
+            self._encode_rows(lambda x: self.vision_model(x, "image"), pixel_values, face_mask),
+            self._encode_rows(self._audio_tower, audio, voice_mask),
         )
 
     def _encode_rows(self, tower, inputs: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
         if inputs is None or mask is None:
-            return None if inputs is None else tower(inputs).pooler_output
+            return None if inputs is None else tower(inputs)
         if not self.training:  # shapes that do not depend on the data, for export
-            return tower(inputs).pooler_output.masked_fill(~mask[:, None], 0.0)
+            return tower(inputs).masked_fill(~mask[:, None], 0.0)
         # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
         rows = mask.nonzero().flatten()
         out = torch.zeros(
             len(inputs), self.config.projection_dim, device=inputs.device, dtype=self.text_projection.weight.dtype
         )
         if len(rows):
-            features = tower(inputs[rows]).pooler_output
+            features = tower(inputs[rows])
             out = out.to(features.dtype).index_put((rows,), features)
         return out
 
@@ -407,26 +773,28 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         face_mask: torch.Tensor | None = None,
         voice_mask: torch.Tensor | None = None,
         return_loss: bool = True,
+        input_values: torch.Tensor | None = None,
     ) -> EmoCLIPOutput:
         """Embeddings of whichever modalities are given, the similarities of every pair, and the contrastive loss.
 
         Args:
-            pixel_values: (B, 3, H, W). input_features: (B, 1, mel bands, frames). input_ids, attention_mask: (B, L).
+            pixel_values: (B, 3, H, W). input_features: (B, 1, mel bands, frames) or input_values: (B, 1, T), whichever
+                the audio tower takes. input_ids, attention_mask: (B, L).
             face_labels, voice_labels: (B,) class of each face and voice. Equal labels are positives of the loss;
                 without labels, a row's face, voice and text are each other's only positives (CLIP's loss). A row's
                 text has the label of its face, or of its voice where it has no face.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
             return_loss: False leaves the loss out, as it is where only one modality is given.
         """
-        image, audio = self.encode(pixel_values, input_features, face_mask, voice_mask)
+        image, audio = self.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
         text = None if input_ids is None else self.get_text_features(input_ids, attention_mask).pooler_output
         embeds = {
-            name: F.normalize(features, dim=-1)
+            name: normalize(features)
             for name, features in (("image", image), ("audio", audio), ("text", text))
             if features is not None
         }
         if not embeds:
-            raise ValueError("EmoCLIP needs at least one of pixel_values, input_features and input_ids.")
+            raise ValueError("EmoCLIP needs at least one of pixel_values, input_features, input_values and input_ids.")
         logits, losses = {}, {}
         for pair in ("image_audio", "image_text", "audio_text"):
             a, b = pair.split("_")
@@ -451,8 +819,12 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         """The losses of every pair over the rows of all processes, each a scalar, for pairs of a weight above 0.
 
-        `embeds` holds (B, D) for `image`, `audio` and `text`, each where it is given.
+        `embeds` holds (B, D) for `image`, `audio` and `text`, each where it is given. With the loss reduction
+        `audioclip` the labels are not used, and `transform` is among the losses where there is audio.
         """
+        as_audioclip = self.config.loss_reduction == "audioclip"
+        if as_audioclip:  # diagonal targets: a row's own face, voice and text are its only positives
+            face_labels = voice_labels = None
         any_embeds = next(iter(embeds.values()))
         batch, device = len(any_embeds), any_embeds.device
         face_mask, voice_mask = (
@@ -485,6 +857,13 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             if a in gathered and b in gathered and self.config.loss_weights[pair] > 0:
                 (a_embeds, a_labels), (b_embeds, b_labels) = gathered[a], gathered[b]
                 losses[pair] = contrastive_loss(a_embeds, b_embeds, a_labels, b_labels, self.scale(pair))
+        if as_audioclip and losses:
+            # Each is the mean of two directions, and AudioCLIP adds them up; it divides by the factorial of the pairs.
+            present = [pair for pair in losses if all(len(gathered[name][0]) for name in pair.split("_"))]
+            losses = {pair: 2 * loss / math.factorial(len(present)) for pair, loss in losses.items()}
+            weight = self.config.loss_weights["transform"]
+            if weight > 0 and self.audio_model is not None and len(gathered.get("audio", ((),))[0]):
+                losses["transform"] = self.audio_model.fbsp.norm_loss()
         return losses
 
 
@@ -594,11 +973,13 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         face_mask: torch.Tensor | None = None,
         voice_mask: torch.Tensor | None = None,
         return_loss: bool = True,
+        input_values: torch.Tensor | None = None,
     ) -> EmoCLIPEmotionOutput:
         """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
 
         Args:
-            pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s.
+            pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s, or
+                input_values: (B, 1, T) waveforms, whichever the audio tower takes.
             input_ids, attention_mask: (B, L) a prompt that speaks of the row's emotion; training only needs it.
             face_labels, voice_labels: (B,) class indices; any value where the mask is False. Where several processes
                 train together, either all of them or none give each of these and `input_ids`.
@@ -614,16 +995,16 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         'happy'
         ```
         """
-        if pixel_values is None and input_features is None:
-            raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features), or both.")
-        image, audio = self.emoclip.encode(pixel_values, input_features, face_mask, voice_mask)
+        if pixel_values is None and input_features is None and input_values is None:
+            raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features or input_values), or both.")
+        image, audio = self.emoclip.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
         text = None
         if input_ids is not None:
             text = self.emoclip.get_text_features(input_ids, attention_mask).pooler_output
         face_logits = None if image is None else self.face_head(image) / self.config.face_temperature
         voice_logits = None if audio is None else self.voice_head(audio) / self.config.voice_temperature
         embeds = {
-            name: F.normalize(features, dim=-1)
+            name: normalize(features)
             for name, features in (("image", image), ("audio", audio), ("text", text))
             if features is not None
         }
@@ -673,4 +1054,6 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         return total / count.clamp(min=1)
 
 
+# A folder of the backbone alone says so itself; one of the whole classifier gives the classifier.
+EmoCLIPModel.register_for_auto_class("AutoModel")
 EmoCLIPForEmotionClassification.register_for_auto_class("AutoModel")

@@ -24,7 +24,7 @@ import io
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -728,10 +728,11 @@ class EmotionRecognitionPipeline(Pipeline):
         return {}, {}, {}
 
     def preprocess(self, inputs: Any) -> dict[str, Any]:
-        """One input to `pixel_values` (faces, 3, H, W), `input_features` (windows, 1, bands, frames), `items`."""
+        """One input to `pixel_values` (faces, 3, H, W), `voices`, which are what the audio tower takes, (windows, 1,
+        bands, frames) or (windows, 1, T), and `items`."""
         given = _as_dict(inputs)
         item, errors = _Item(), []
-        prepared = {"pixel_values": None, "input_features": None, "items": [item]}
+        prepared = {"pixel_values": None, "voices": None, "items": [item]}
         if given.get("image") is not None:
             try:
                 prepared["pixel_values"] = self._prepare_faces(given["image"], given.get("face_box"), item)
@@ -739,7 +740,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 errors += error.sentences
         if given.get("audio") is not None:
             try:
-                prepared["input_features"] = self._prepare_voice(given["audio"], item)
+                prepared["voices"] = self._prepare_voice(given["audio"], item)
             except InputError as error:
                 errors += error.sentences
         num_given = sum(given.get(name) is not None for name in ("image", "audio"))
@@ -781,11 +782,12 @@ class EmotionRecognitionPipeline(Pipeline):
             )
             return None
         pieces = [samples[round(start * rate) : round((start + window) * rate)] for start in starts]
-        return self.processor(audio=pieces, sampling_rate=rate, return_tensors="pt")["input_features"]
+        pieces = [np.pad(piece, (0, max(0, round(window * rate) - len(piece)))) for piece in pieces]
+        return self.processor(audio=pieces, sampling_rate=rate, return_tensors="pt")[self.audio_input]
 
     def _forward(self, prepared: dict[str, Any]) -> dict[str, Any]:
         faces = self.face_log_probs(prepared["pixel_values"])
-        voices = self.voice_log_probs(prepared["input_features"])
+        voices = self.voice_log_probs(prepared["voices"])
         outputs = []
         for item in prepared["items"]:
             face, faces = faces[: len(item.boxes)], faces[len(item.boxes) :]
@@ -802,15 +804,72 @@ class EmotionRecognitionPipeline(Pipeline):
         """Log-posteriors (N, C) of prepared faces (N, 3, H, W); None is no faces."""
         return self._log_probs("pixel_values", pixel_values, "face_logits")
 
-    def voice_log_probs(self, input_features: torch.Tensor | None) -> torch.Tensor:
-        """Log-posteriors (N, C) of prepared windows (N, 1, bands, frames); None is no windows."""
-        return self._log_probs("input_features", input_features, "voice_logits")
+    @property
+    def audio_input(self) -> str:
+        """What the model calls the audio: `input_features`, mel images, or `input_values`, waveforms."""
+        return self.processor.feature_extractor.model_input_names[0]
+
+    def voice_log_probs(self, voices: torch.Tensor | None) -> torch.Tensor:
+        """Log-posteriors (N, C) of prepared windows (N, 1, bands, frames) or (N, 1, T); None is no windows."""
+        return self._log_probs(self.audio_input, voices, "voice_logits")
 
     def _log_probs(self, name: str, rows: torch.Tensor | None, logits: str) -> torch.Tensor:
         if rows is None:
             return torch.zeros(0, self.model.config.num_labels, device=self.device)
         batches = [self.model(**{name: batch})[logits] for batch in rows.split(ROWS_PER_FORWARD)]
         return torch.cat(batches).float().log_softmax(dim=-1)
+
+    @torch.no_grad()
+    def zero_shot(
+        self,
+        labels: list[str],
+        *,
+        image: ImageSource | None = None,
+        audio: AudioSource | None = None,
+        text: str | None = None,
+        templates: list[str] | None = None,
+    ) -> dict[str, float]:
+        """Classify one picture, sound or text among any labels, which need not be emotions and were never taught.
+
+        The whole picture or sound is embedded, without a search for faces or speech, and compared with the labels'
+        prompts: the mean of a label's normalised embeddings over the templates (Radford et al., 2021, section 3.1.4).
+
+        Args:
+            labels: words or phrases.
+            image, audio: as `load_image` and `load_audio` take them; give one of the three.
+            templates: sentences with one `{}`, where the label goes; None for the label alone.
+        Returns:
+            The labels and their probabilities, likeliest first.
+        Raises:
+            InputError: the picture or sound cannot be read.
+            TypeError: not exactly one of image, audio and text.
+            ValueError: no labels.
+        """
+        if sum(source is not None for source in (image, audio, text)) != 1:
+            raise TypeError("Give exactly one of image=, audio= and text=.")
+        if not labels:
+            raise ValueError("Zero-shot classification needs at least one label.")
+        backbone = getattr(self.model, "emoclip", self.model)
+        prompts = [template.format(label) for label in labels for template in templates or ["{}"]]
+        prompt_embeds = self._embed(backbone.get_text_features, text=prompts).unflatten(0, (len(labels), -1))
+        classes = torch.nn.functional.normalize(prompt_embeds.mean(1), dim=-1)  # (labels, D)
+        if image is not None:
+            embeds = self._embed(backbone.get_image_features, images=load_image(image)[0])
+            scale = backbone.scale("image_text")
+        elif audio is not None:
+            rate = self.processor.feature_extractor.sampling_rate
+            samples, _ = load_audio(audio, rate)
+            embeds = self._embed(backbone.get_audio_features, audio=samples, sampling_rate=rate)
+            scale = backbone.scale("audio_text")
+        else:  # no scale was learned between texts
+            embeds, scale = self._embed(backbone.get_text_features, text=text), backbone.scale("image_text")
+        scores = (scale.float() * embeds @ classes.T)[0].softmax(-1).tolist()
+        return dict(sorted(zip(labels, scores), key=lambda pair: -pair[1]))
+
+    def _embed(self, tower: Callable, **inputs) -> torch.Tensor:
+        """(B, D) normalised float32 embeddings of what the processor makes of `inputs`."""
+        prepared = self.processor(**inputs, return_tensors="pt").to(self.device)
+        return torch.nn.functional.normalize(tower(**prepared).pooler_output.float(), dim=-1)
 
     def postprocess(self, outputs: dict[str, Any]) -> list[EmotionResult]:
         """One result for each of the items."""
@@ -861,7 +920,7 @@ class EmotionRecognitionPipeline(Pipeline):
 def _join(prepared: list[dict[str, Any]]) -> dict[str, Any]:
     """Several prepared inputs as one: their rows and items one after the other."""
     joined = {"items": [item for each in prepared for item in each["items"]]}
-    for name in ("pixel_values", "input_features"):
+    for name in ("pixel_values", "voices"):
         rows = [each[name] for each in prepared if each[name] is not None]
         joined[name] = torch.cat(rows) if rows else None
     return joined
@@ -889,7 +948,10 @@ def save_all(model: PreTrainedModel, processor: ProcessorMixin, directory: str |
     pipe = EmotionRecognitionPipeline(model=model, processor=processor)
     pipe.feature_extractor = pipe.image_processor = None  # the processor's own file holds them
     pipe.save_pretrained(directory)  # the only one that notes the pipeline in config.json and copies its code
-    halves = {name: x.half() if x.is_floating_point() else x for name, x in model.state_dict().items()}
+    halves = {  # the waveform tower's transform counts in bins up to 1,024, too fine for half precision
+        name: x.half() if x.is_floating_point() and ".fbsp." not in name else x
+        for name, x in model.state_dict().items()
+    }
     model.save_pretrained(directory, state_dict=halves)
     processor.save_pretrained(directory)
 

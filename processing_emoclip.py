@@ -10,7 +10,7 @@
 import numpy as np
 import torch
 import torchaudio
-from transformers import FeatureExtractionMixin, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
@@ -61,6 +61,11 @@ class EmoCLIPImageProcessor(CLIPImageProcessor):
         luma = (image * weights).sum(-3, keepdim=True)
         luma = luma.round() if not image.is_floating_point() else luma
         return luma.to(image.dtype).expand_as(image)
+
+    @property
+    def side(self) -> int:
+        """Pixels of the square that enters the tower."""
+        return self.crop_size["height"] if self.do_center_crop else self.size["height"]
 
     def standardize(self, faces: torch.Tensor) -> torch.Tensor:
         """Grey faces (B, 1, H, W) in 0..1 of the tower's size, such as augmentation makes, to `pixel_values`."""
@@ -135,6 +140,11 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         Raises:
             ValueError: no sampling rate; a recording that is empty, of another shape, or not finite.
         """
+        features = self.standardize(self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate))))
+        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+
+    def to_waveforms(self, audio, sampling_rate: int | None) -> list[torch.Tensor]:
+        """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
         if sampling_rate is None:
             raise ValueError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
         if sampling_rate <= 0:
@@ -142,12 +152,19 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         if isinstance(audio, (list, tuple)) and not audio:
             raise ValueError("There must be at least one recording.")
         recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
-        waveforms = torch.stack([self.to_waveform(recording, sampling_rate) for recording in recordings])
-        features = self.standardize(self.spectrogram(waveforms))
-        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+        return [self.to_waveform(recording, sampling_rate) for recording in recordings]
 
     def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
         """One recording to (num_samples,) float32 mono at the extractor's rate, cut or zero-padded at the end."""
+        waveform = self.to_mono(recording)
+        # Samples beyond the row are dropped before resampling: it is the costly step.
+        waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
+        waveform = resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
+        return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
+
+    @staticmethod
+    def to_mono(recording) -> torch.Tensor:
+        """One recording as `__call__` takes it, checked, to (T,) float32 mono in -1..1."""
         waveform = torch.as_tensor(np.asarray(recording) if not torch.is_tensor(recording) else recording)
         if waveform.ndim not in (1, 2) or waveform.numel() == 0:
             raise ValueError(
@@ -165,12 +182,7 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
             raise ValueError(f"Samples must be int16 or floating point, got {waveform.dtype}; convert them first.")
         if not waveform.isfinite().all():
             raise ValueError("The recording has samples that are not finite numbers; clean it first.")
-        if waveform.ndim == 2:
-            waveform = waveform.mean(0)
-        # Samples beyond the row are dropped before resampling: it is the costly step.
-        waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
-        waveform = resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
-        return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
+        return waveform.mean(0) if waveform.ndim == 2 else waveform
 
     def spectrogram(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, num_samples) to the log-mel image (B, 1, mel bands, frames), 0..1; a silent row is all 0."""
@@ -194,6 +206,57 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         return (images - self.mean) / self.std
 
 
+class EmoCLIPWaveformExtractor(EmoCLIPFeatureExtractor):
+    """Recordings to `input_values` (B, 1, T), what AudioCLIP's own audio tower takes.
+
+    Mono, 44.1 kHz, float32 in int16 units (-32768 to 32767). Recordings pass whole; the shorter ones of a call are
+    zero-padded at the end to the length of the longest.
+
+    Args:
+        sampling_rate: in hertz, of the result; recordings of another rate are resampled.
+        chunk_length_s: seconds of the windows that the pipeline cuts, and of a row in training.
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(self, sampling_rate: int = 44_100, chunk_length_s: float = 3.0, **kwargs):
+        FeatureExtractionMixin.__init__(self, **kwargs)  # there is no mel recipe
+        self.sampling_rate = sampling_rate
+        self.chunk_length_s = chunk_length_s
+
+    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
+        """As `EmoCLIPFeatureExtractor` takes them."""
+        waveforms = torch.nn.utils.rnn.pad_sequence(self.to_waveforms(audio, sampling_rate), batch_first=True)
+        return BatchFeature({"input_values": waveforms[:, None]}, tensor_type=return_tensors)
+
+    def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
+        """One recording to (T,) float32 mono at the extractor's rate, in int16 units."""
+        waveform = self.to_mono(recording)
+        return resample(waveform, sampling_rate, self.sampling_rate) * 2**15
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | list[str] | list[list[str]],
+    return_tensors: str | None = None,
+) -> BatchFeature:
+    """`input_ids` and `attention_mask` (B, L) of one or several texts; of a list of entities, joined with ", ".
+
+    CLIP's tokenizer has no padding token: rows are then filled with 0 to its full length, as CLIP was trained.
+    """
+    if isinstance(text, (list, tuple)):
+        text = [item if isinstance(item, str) else ", ".join(item) for item in text]
+    if tokenizer.pad_token is not None:
+        return tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
+    rows = tokenizer([text] if isinstance(text, str) else text, truncation=True)
+    missing = [tokenizer.model_max_length - len(ids) for ids in rows["input_ids"]]
+    filled = {
+        name: [[*row, *[0] * count] for row, count in zip(rows[name], missing)]
+        for name in ("input_ids", "attention_mask")
+    }
+    return BatchFeature(filled, tensor_type=return_tensors)
+
+
 class EmoCLIPProcessor(ProcessorMixin):
     """One call for every modality: `images`, `audio` with its `sampling_rate`, and `text`, each where it is given."""
 
@@ -205,14 +268,17 @@ class EmoCLIPProcessor(ProcessorMixin):
         """From a folder or a Hub id. The parts are loaded by the classes of this very module: the Auto classes would
         ask whether to trust code that has been imported already."""
         kwargs.pop("trust_remote_code", None)
-        parts = (EmoCLIPImageProcessor, EmoCLIPFeatureExtractor, PreTrainedTokenizerFast)
+        saved, _ = EmoCLIPFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        waveform = saved.get("feature_extractor_type") == EmoCLIPWaveformExtractor.__name__
+        feature_extractor = EmoCLIPWaveformExtractor if waveform else EmoCLIPFeatureExtractor
+        parts = (EmoCLIPImageProcessor, feature_extractor, PreTrainedTokenizerFast)
         return cls(*(part.from_pretrained(pretrained_model_name_or_path, **kwargs) for part in parts))
 
     def __call__(
         self,
         images=None,
         audio=None,
-        text: str | list[str] | None = None,
+        text: str | list[str] | list[list[str]] | None = None,
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
@@ -220,11 +286,12 @@ class EmoCLIPProcessor(ProcessorMixin):
         Args:
             images: one or a list of PIL images, arrays or tensors of square face crops.
             audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
-            text: one or a list of sentences or words; padded together, cut at the text tower's length.
+            text: one or a list of sentences or words; padded together, cut at the text tower's length. An item that
+                is itself a list, AudioCLIP's entities, is joined with ", ".
             return_tensors: "pt" or "np".
         Returns:
-            `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames), `input_ids` and
-            `attention_mask` (B, L), each where its modality is given.
+            `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames) or `input_values` (B, 1, T),
+            `input_ids` and `attention_mask` (B, L), each where its modality is given.
         Raises:
             ValueError: nothing is given, or one of them is not as described.
         """
@@ -236,7 +303,7 @@ class EmoCLIPProcessor(ProcessorMixin):
         if audio is not None:
             data |= self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors)
         if text is not None:
-            data |= self.tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
+            data |= tokenize(self.tokenizer, text, return_tensors)
         return BatchFeature(data)
 
     @property
@@ -247,4 +314,5 @@ class EmoCLIPProcessor(ProcessorMixin):
 
 EmoCLIPImageProcessor.register_for_auto_class("AutoImageProcessor")
 EmoCLIPFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+EmoCLIPWaveformExtractor.register_for_auto_class("AutoFeatureExtractor")
 EmoCLIPProcessor.register_for_auto_class("AutoProcessor")

@@ -4,6 +4,9 @@
     python train_hf.py --faces data/fer2013 --voices data/cremad --output_dir outputs/mine
     python train_hf.py --push_to_hub --hub_model_id me/emoclip
     torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
+    python train_hf.py --init_from checkpoints/audioclip --learning_rate 1e-3 --backbone_learning_rate 1e-5 \\
+        --freeze text --per_device_train_batch_size 64        # from AudioCLIP, see convert_audioclip.py
+    python train_hf.py --vision_model openai/clip-vit-base-patch16
     python train_hf.py recipe.json                            # every argument from a file
 
 An interrupted run goes on from its last checkpoint when the same command is given again.
@@ -25,6 +28,7 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
+    CLIPVisionModel,
     EarlyStoppingCallback,
     EvalPrediction,
     HfArgumentParser,
@@ -33,9 +37,10 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.trainer_utils import get_last_checkpoint
 
-from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
+from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
 from data_emoclip import (
     FACES_HUB_ID,
     TEMPLATES,
@@ -44,6 +49,7 @@ from data_emoclip import (
     as_batch,
     augment_faces,
     augment_voices,
+    augment_waveforms,
     fill_templates,
     load_faces,
     load_voices,
@@ -52,9 +58,14 @@ from data_emoclip import (
     tokenize_prompts,
 )
 from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
-from modeling_emoclip import EmoCLIPForEmotionClassification
+from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all
-from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+from processing_emoclip import (
+    EmoCLIPFeatureExtractor,
+    EmoCLIPImageProcessor,
+    EmoCLIPProcessor,
+    EmoCLIPWaveformExtractor,
+)
 
 logger = logging.getLogger("emoclip")
 
@@ -62,7 +73,15 @@ logger = logging.getLogger("emoclip")
 @dataclass
 class ModelArguments:
     init_from: str | None = field(
-        default=None, metadata={"help": "an EmoCLIP folder or Hub id to go on from; by default the preset, untrained"}
+        default=None,
+        metadata={"help": "an EmoCLIP or converted AudioCLIP to go on from, folder or Hub id; by default untrained"},
+    )
+    vision_model: str | None = field(
+        default=None,
+        metadata={"help": "a CLIP ViT that the image tower starts from, folder or Hub id"},
+    )
+    freeze: list[str] = field(
+        default_factory=list, metadata={"help": "towers that keep their weights: any of image, audio, text"}
     )
     config: dict | str | None = field(
         default=None,
@@ -89,6 +108,9 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = 256
     per_device_eval_batch_size: int = 256
     learning_rate: float = 1e-3
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "of everything but the heads; by default --learning_rate"}
+    )
     weight_decay: float = 0.05
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.1
@@ -126,16 +148,34 @@ class EmoCLIPTrainer(Trainer):
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
         """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
         batch = dict(batch)
-        faces, mels = batch.pop("faces"), batch.pop("mels")
+        faces, mels, waveforms = batch.pop("faces"), batch.pop("mels", None), batch.pop("waveforms", None)
         if not train:
-            return batch | {k: v.to(faces.device) for k, v in prepare(self.processor, faces, mels).items()}
-        size = self.processor.image_processor.size["height"]
-        return batch | {
-            "pixel_values": self.processor.image_processor.standardize(augment_faces(faces, size)),
-            "input_features": self.processor.feature_extractor.standardize(augment_voices(mels)),
-        }
+            inputs = prepare(self.processor, faces, mels, waveforms)
+            return batch | {k: v.to(faces.device) for k, v in inputs.items()}
+        image_processor = self.processor.image_processor
+        batch["pixel_values"] = image_processor.standardize(augment_faces(faces, image_processor.side))
+        if waveforms is not None:
+            return batch | {"input_values": augment_waveforms(waveforms)}
+        return batch | {"input_features": self.processor.feature_extractor.standardize(augment_voices(mels))}
+
+    def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
+        """Trainer's, with the backbone's parameters in groups of their own where its learning rate is another."""
+        optimizer, rate = super().create_optimizer(*args, **kwargs), self.args.backbone_learning_rate
+        if rate is not None:
+            heads = {id(p) for name, p in self.model.named_parameters() if "_head." in name}
+            groups = []
+            for group in optimizer.param_groups:
+                for of_heads, group_rate in ((True, group["lr"]), (False, rate)):
+                    params = [p for p in group["params"] if (id(p) in heads) == of_heads]
+                    groups.append(group | {"params": params, "lr": group_rate})
+            optimizer.param_groups[:] = groups
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        if model.training:  # a frozen tower keeps its batch-norm statistics too
+            for module in model.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase) and not module.weight.requires_grad:
+                    module.eval()
         outputs = model(**self.to_model_inputs(inputs, model.training))
         for name, value in outputs.losses.items():
             self.parts[f"{name}_loss" if model.training else f"eval_{name}_loss"].append(value.detach())
@@ -242,21 +282,74 @@ def build(
         "face_temperature": 1.0,
         "voice_temperature": 1.0,
     }
+    words, _ = split_words()
+    if model_args.init_from and model_args.vision_model:
+        raise ValueError("--init_from brings an image tower of its own: leave out --vision_model.")
+    if model_args.init_from and is_backbone(model_args.init_from):
+        # The labels say which faces, voices and texts belong together: more than AudioCLIP's diagonal does.
+        emotions = {"words": words, "prompt_templates": list(TEMPLATES), "loss_reduction": "clip"}
+        taught |= {**emotions, "loss_weights": DEFAULT_LOSS_WEIGHTS}
+        config = EmoCLIPConfig.from_pretrained(model_args.init_from, **taught | overrides)
+        model = EmoCLIPForEmotionClassification(config)
+        backbone = EmoCLIPModel.from_pretrained(model_args.init_from, dtype=torch.float32)
+        model.emoclip.load_state_dict(backbone.state_dict())
+        return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
     if model_args.init_from:
         model = EmoCLIPForEmotionClassification.from_pretrained(model_args.init_from, **taught, **overrides)
         return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
-    words, _ = split_words()
+    clip, image_statistics = None, {}
+    if model_args.vision_model:
+        clip = CLIPVisionModel.from_pretrained(model_args.vision_model, dtype=torch.float32)
+        overrides |= {"vision_config": {"tower": "clip_vision_model", "clip_config": clip.config.to_dict()}}
+        image_statistics = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
     config = EmoCLIPConfig(**{**taught, "words": words, "prompt_templates": list(TEMPLATES), **overrides})
     sentences = [s for label in LABELS for s in fill_templates(words[label])]
     text, side = config.text_config, config.vision_config.image_size
     processor = EmoCLIPProcessor(
-        EmoCLIPImageProcessor(size={"height": side, "width": side}),
-        EmoCLIPFeatureExtractor(),
+        EmoCLIPImageProcessor(size={"height": side, "width": side}, **image_statistics),
+        EmoCLIPFeatureExtractor() if config.audio_config.tower == "shared" else EmoCLIPWaveformExtractor(),
         train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
     )
     for name in ("pad", "bos", "eos"):
         setattr(text, f"{name}_token_id", getattr(processor.tokenizer, f"{name}_token_id"))
-    return EmoCLIPForEmotionClassification(config), processor
+    model = EmoCLIPForEmotionClassification(config)
+    if clip is not None:
+        model.emoclip.vision_model.clip.load_state_dict(clip.state_dict())
+    return model, processor
+
+
+def audio_extractor(model_args: ModelArguments) -> EmoCLIPFeatureExtractor:
+    """The feature extractor of the model that `build` will make: what the voices are to be loaded for."""
+    if model_args.init_from:
+        return EmoCLIPProcessor.from_pretrained(model_args.init_from).feature_extractor
+    overrides = json.loads(model_args.config) if isinstance(model_args.config, str) else model_args.config or {}
+    shared = EmoCLIPConfig(**overrides).audio_config.tower == "shared"
+    return EmoCLIPFeatureExtractor() if shared else EmoCLIPWaveformExtractor()
+
+
+def is_backbone(folder: str) -> bool:
+    """Whether a folder or Hub repository holds `EmoCLIPModel`, such as a converted AudioCLIP, without heads."""
+    return (EmoCLIPConfig.from_pretrained(folder).architectures or [None])[0] == EmoCLIPModel.__name__
+
+
+def freeze(model: EmoCLIPForEmotionClassification, towers: list[str]):
+    """Takes the gradients from towers: `image`, `audio`, `text`.
+
+    Raises:
+        ValueError: there is no such tower, or it is the image's.
+    """
+    emoclip = model.emoclip
+    modules = {
+        "image": [emoclip.vision_model],
+        "audio": [emoclip.audio_model],
+        "text": [emoclip.text_model, emoclip.text_projection],
+    }
+    if unknown := sorted(set(towers) - set(modules)):
+        raise ValueError(f"--freeze takes image, audio and text, not {', '.join(unknown)}.")
+    if "audio" in towers and emoclip.audio_model is None:
+        raise ValueError("This model's audio tower is its image tower: freeze that, or leave both free.")
+    for module in (module for tower in towers for module in modules[tower]):
+        module.requires_grad_(False)
 
 
 def limit(dataset: Dataset, most: int | None, seed: int) -> Dataset:
@@ -324,10 +417,11 @@ def main():
     try:
         with args.main_process_first(desc="reading the data"):
             faces = load_faces(data_args.faces, seed=args.seed)
-            voices = split_voices(load_voices(data_args.voices, EmoCLIPFeatureExtractor()), data_args.fold)
+            voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
         train_faces, train_voices = (limit(c.train, data_args.max_train_samples, args.seed) for c in (faces, voices))
         eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
         model, processor = build(model_args, train_faces["label"], train_voices["label"])
+        freeze(model, model_args.freeze)
     except (OSError, ValueError) as error:
         sys.exit(f"train_hf.py: {error}")
     if args.world_size > 1 and args.device.type == "cuda":
