@@ -1,0 +1,304 @@
+"""EmoCLIP's configuration: what the towers look like, and what the heads were taught.
+
+from configuration_emoclip import EmoCLIPConfig
+config = EmoCLIPConfig()  # preset `small`, the shipped default
+config = EmoCLIPConfig.from_preset("audioclip")  # the official AudioCLIP
+"""
+
+import copy
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+#: Every emotion, alphabetical: the one order of labels, logits and scores throughout the project.
+LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+#: CREMA-D was acted without surprise, so the voice head is taught the other six.
+VOICE_LABELS = LABELS[:-1]
+
+IMAGE_TOWERS = ("modified_resnet", "clip_vision_model")
+AUDIO_TOWERS = ("shared", "esresnext_fbsp")
+LOSS_REDUCTIONS = ("clip", "audioclip")
+DEFAULT_LOSS_WEIGHTS = {
+    "face": 1.0,
+    "voice": 1.0,
+    "image_audio": 0.1,
+    "image_text": 0.1,
+    "audio_text": 0.1,
+    "transform": 1.0,
+}
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]):
+    """Raises a ValueError of one sentence where `value` is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+
+
+@strict
+class EmoCLIPVisionConfig(PreTrainedConfig):
+    """CLIP's ModifiedResNet (Radford et al., 2021, section 2.4), at any width and depth, or its vision transformer.
+
+    Args:
+        tower: `modified_resnet`, or `clip_vision_model`, a transformers CLIPVisionModel.
+        clip_config: the CLIPVisionModel's own configuration, which then says the image size too; `width`, `layers`
+            and `modality_batch_norm` are the ResNet's.
+        width: channels after the stem; the four stages end with 4, 8, 16 and 32 times as many.
+        layers: bottleneck blocks in each of the four stages.
+        image_size: side in pixels of the square face that enters the tower.
+        modality_batch_norm: whether mel images, where they pass through this tower, have batch-norm layers of
+            their own. Their pixels have other statistics than a face's, and the two enter in separate passes.
+    """
+
+    model_type = "emoclip_vision_model"
+    base_config_key = "vision_config"
+    sub_configs = {"clip_config": CLIPVisionConfig}
+
+    tower: str = "modified_resnet"
+    clip_config: dict | CLIPVisionConfig | None = None
+    width: int = 40
+    layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
+    image_size: int = 64
+    modality_batch_norm: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.tower == "clip_vision_model":
+            if not isinstance(self.clip_config, PreTrainedConfig):
+                self.clip_config = CLIPVisionConfig(**(self.clip_config or {}))
+            self.image_size = self.clip_config.image_size
+        super().__post_init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the last stage, and of the attention pool."""
+        return self.width * 32
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Heads of the attention pool, 64 channels each."""
+        return self.hidden_size // 64
+
+    def validate_architecture(self):
+        check_choice("vision_config.tower", self.tower, IMAGE_TOWERS)
+        if self.tower == "clip_vision_model":
+            return
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise ValueError(f"`layers` must be four positive numbers of blocks, got {list(self.layers)}.")
+        if self.width < 2 or self.width % 2:
+            raise ValueError(f"`width` must be a positive even number of channels, got {self.width}.")
+        if self.image_size < 32:
+            raise ValueError(f"`image_size` must be at least 32, the tower's total stride, got {self.image_size}.")
+
+
+@strict
+class EmoCLIPAudioConfig(PreTrainedConfig):
+    """The audio tower.
+
+    `shared`: the log-mel spectrogram is an image, and the image tower reads it. `esresnext_fbsp`: AudioCLIP's own
+    (Guzhov et al., 2021), a learned frequency B-spline transform of the waveform and a ResNeXt with attention.
+
+    Args:
+        tower: `shared` or `esresnext_fbsp`; `image_size` is the former's, everything else the latter's.
+        image_size: height (mel bands) and width (frames) at which the spectrogram enters the image tower; one of
+            another size is resampled. A vision transformer takes squares only and resamples to its own size.
+        n_fft: taps of a filter of the transform; it has n_fft // 2 + 1 filters.
+        win_length, hop_length: of a frame, in samples.
+        num_bands: equal parts of the spectrum that become the ResNeXt's input channels.
+        width: channels after the first convolution; the four stages end with 4, 8, 16 and 32 times as many.
+        groups: of the 3x3 convolutions in the blocks.
+        layers: blocks in each of the four stages.
+    """
+
+    model_type = "emoclip_audio_model"
+    base_config_key = "audio_config"
+
+    tower: str = "shared"
+    image_size: list[int] | tuple[int, ...] = (96, 141)
+    n_fft: int = 2048
+    win_length: int = 1654
+    hop_length: int = 561
+    num_bands: int = 3
+    width: int = 64
+    groups: int = 32
+    layers: list[int] | tuple[int, ...] = (3, 4, 6, 3)
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels of the ResNeXt's last stage."""
+        return self.width * 32
+
+    def validate_architecture(self):
+        check_choice("audio_config.tower", self.tower, AUDIO_TOWERS)
+        if len(self.image_size) != 2 or min(self.image_size) < 32:
+            raise ValueError(f"`image_size` must be (mel bands, frames), each at least 32, got {self.image_size}.")
+        if not 0 < self.win_length <= self.n_fft or self.hop_length < 1:
+            raise ValueError(
+                f"`win_length` must be between 1 and `n_fft` and `hop_length` at least 1, got "
+                f"{self.win_length}, {self.n_fft} and {self.hop_length}."
+            )
+        if len(self.layers) != 4 or min(self.layers) < 1:
+            raise ValueError(f"`layers` must be four positive numbers of blocks, got {list(self.layers)}.")
+        if self.groups < 1 or self.width < 1 or 2 * self.width % self.groups:
+            raise ValueError(f"`groups` must divide twice the `width`, got {self.groups} and {self.width}.")
+
+
+@strict
+class EmoCLIPConfig(PreTrainedConfig):
+    """The whole of EmoCLIP. The defaults are the preset `small`; `from_preset` gives the others.
+
+    Args:
+        vision_config, text_config, audio_config: the towers; the text tower is CLIP's own.
+        projection_dim: size of the joint embedding space.
+        logit_scale_init_value: logarithm of the similarities' first scale; CLIP's is log(1 / 0.07).
+        face_prior, voice_prior: share of each class in what the head was trained on, by name. The names are the
+            classes the head was taught: a head says nothing of the others.
+        target_prior: how often each emotion is expected where the model is used; None for the face head's shares.
+        face_temperature, voice_temperature: divisors of the heads' logits, fitted on validation data
+            (Guo et al., 2017).
+        loss_weights: what each loss counts for in training: `face`, `voice` (cross-entropy of the heads),
+            `image_audio`, `image_text`, `audio_text` (contrastive), `transform` (how far the norms of the waveform
+            tower's filters are from 1; `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
+        loss_reduction: of the contrastive losses. `clip`: all rows of one label are positives, and each pair of
+            modalities counts as the mean of its two directions. `audioclip`: as AudioCLIP was trained, a row's own
+            face, sound and text are its only positives; the sum of both directions, divided by the factorial of
+            the number of pairs, and the transform's term.
+        label_smoothing: of the heads' cross-entropy.
+        classifier_dropout: before each head.
+        words: for each emotion, the words that the text tower was trained on.
+        prompt_templates: sentences with one `{}`, where a word goes.
+    """
+
+    model_type = "emoclip"
+    sub_configs = {
+        "vision_config": EmoCLIPVisionConfig,
+        "text_config": CLIPTextConfig,
+        "audio_config": EmoCLIPAudioConfig,
+    }
+    # Evaluation gathers every output that is not named here; the heads' logits are all it needs.
+    keys_to_ignore_at_inference = ["losses", "agreement", "image_embeds", "audio_embeds", "text_embeds"]
+
+    vision_config: dict | EmoCLIPVisionConfig | None = None
+    text_config: dict | CLIPTextConfig | None = None
+    audio_config: dict | EmoCLIPAudioConfig | None = None
+    projection_dim: int = 256
+    logit_scale_init_value: float = 2.6592
+
+    face_prior: dict[str, float] | None = None
+    voice_prior: dict[str, float] | None = None
+    target_prior: dict[str, float] | None = None
+    face_temperature: float = 1.0
+    voice_temperature: float = 1.0
+
+    loss_weights: dict[str, float] | None = None
+    loss_reduction: str = "clip"
+    label_smoothing: float = 0.1
+    classifier_dropout: float = 0.2
+
+    words: dict[str, list[str]] | None = None
+    prompt_templates: list[str] | None = None
+
+    def __post_init__(self, **kwargs):
+        for name, cls in self.sub_configs.items():
+            value = getattr(self, name)
+            if not isinstance(value, PreTrainedConfig):
+                default = SMALL_TEXT_CONFIG if name == "text_config" else {}
+                setattr(self, name, cls(**{**default, **(value or {})}))
+        if self.id2label is None:
+            self.id2label = dict(enumerate(LABELS))
+        if self.label2id is None:
+            self.label2id = {label: int(i) for i, label in self.id2label.items()}
+        if self.face_prior is None:
+            self.face_prior = dict.fromkeys(LABELS, 1 / len(LABELS))
+        if self.voice_prior is None:
+            self.voice_prior = dict.fromkeys(VOICE_LABELS, 1 / len(VOICE_LABELS))
+        if self.target_prior is None:
+            self.target_prior = dict(self.face_prior)
+        self.loss_weights = DEFAULT_LOSS_WEIGHTS | (self.loss_weights or {})
+        super().__post_init__(**kwargs)
+        self.check_labels()
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "EmoCLIPConfig":
+        """A preset of PRESETS, with some fields replaced.
+
+        Raises:
+            ValueError: no such preset.
+        """
+        check_choice("preset", name, tuple(PRESETS))
+        return cls(**copy.deepcopy(PRESETS[name]) | overrides)
+
+    def validate_architecture(self):
+        check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
+
+    @property
+    def labels(self) -> list[str]:
+        """The emotions in the order of the logits."""
+        return [self.id2label[i] for i in range(len(self.id2label))]
+
+    def check_labels(self):
+        """Labels travel by name, so a map that disagrees with itself or with the heads is refused.
+
+        Raises:
+            ValueError: one sentence that says which field is wrong.
+        """
+        if sorted(self.id2label) != list(range(len(self.id2label))) or self.labels != list(LABELS):
+            raise ValueError(f"`id2label` must number {', '.join(LABELS)} from 0 in this order, got {self.id2label}.")
+        if self.label2id != {label: i for i, label in self.id2label.items()}:
+            raise ValueError(f"`label2id` {self.label2id} is not the inverse of `id2label` {self.id2label}.")
+        for name in ("face_prior", "voice_prior", "target_prior"):
+            prior = getattr(self, name)
+            if unknown := sorted(set(prior) - set(self.labels)):
+                raise ValueError(f"`{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
+            if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
+                raise ValueError(f"`{name}` must be positive shares that sum to 1, got {prior}.")
+        for name in ("face_temperature", "voice_temperature"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)}.")
+        if set(self.target_prior) != set(self.labels):
+            raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
+        if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):
+            raise ValueError(f"`loss_weights` has no term named {unknown}.")
+
+
+#: Text tower of `small`: some 1.4 M parameters behind a byte-level vocabulary trained on the prompts.
+SMALL_TEXT_CONFIG = {
+    "vocab_size": 1024,
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1022,
+    "eos_token_id": 1023,
+}
+
+#: What each preset sets beside the defaults above.
+PRESETS = {
+    "small": {},
+    "audioclip": {
+        "vision_config": {
+            "width": 64,
+            "layers": (3, 4, 6, 3),
+            "image_size": 224,
+            "modality_batch_norm": False,
+        },
+        "text_config": {
+            "vocab_size": 49_408,
+            "hidden_size": 512,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 8,
+            "max_position_embeddings": 77,
+            "pad_token_id": 0,
+            "bos_token_id": 49_406,
+            "eos_token_id": 49_407,
+        },
+        "audio_config": {"tower": "esresnext_fbsp"},
+        "projection_dim": 1024,
+        "loss_reduction": "audioclip",
+        "loss_weights": {"image_audio": 1.0, "image_text": 1.0, "audio_text": 1.0, "transform": 1.0},
+        "prompt_templates": ["{}"],
+    },
+}
+
+EmoCLIPConfig.register_for_auto_class()

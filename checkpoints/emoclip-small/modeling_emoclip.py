@@ -1,0 +1,1059 @@
+"""EmoCLIP: AudioCLIP's joint space of images, audio and text, and the heads that read emotions from it.
+
+    from modeling_emoclip import EmoCLIPForEmotionClassification
+    model = EmoCLIPForEmotionClassification.from_pretrained("checkpoints/emoclip-small").eval()
+    outputs = model(pixel_values=faces, input_features=voices)
+    outputs.logits.exp()    # (B, 7) fused posterior
+    outputs.agreement       # (B,) above 0: face and voice agree; below 0: they conflict
+
+Shapes in the comments: B rows of a batch, D the joint space, C classes, H x W pixels, L tokens.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+try:
+    from .configuration_emoclip import EmoCLIPAudioConfig, EmoCLIPConfig, EmoCLIPVisionConfig
+except ImportError:
+    from configuration_emoclip import EmoCLIPAudioConfig, EmoCLIPConfig, EmoCLIPVisionConfig
+
+#: The largest factor by which a cosine similarity is scaled, as in CLIP.
+MAX_LOGIT_SCALE = 100.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses: free functions, so that each can be read, tested and quoted alone
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def multi_positive_cross_entropy(logits: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-probability that a row gives its positives; rows without a positive add nothing.
+
+    The supervised contrastive loss, "out" form, of Khosla et al. (2020), equation 2. With one positive a row it is
+    the ordinary cross-entropy.
+
+    Args:
+        logits: (N, M) similarities. positives: (N, M) bool, which columns match the row.
+    Returns:
+        The loss, a scalar; 0 if no row has a positive.
+    """
+    count = positives.sum(-1)  # (N,)
+    log_probs = logits.log_softmax(-1).masked_fill(~positives, 0.0)
+    return -(log_probs.sum(-1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+
+
+def contrastive_loss(
+    a_embeds: torch.Tensor, b_embeds: torch.Tensor, a_labels: torch.Tensor, b_labels: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """CLIP's symmetric loss (Radford et al., 2021), with every pair of equal labels a positive.
+
+    Args:
+        a_embeds: (N, D) and b_embeds: (M, D), L2-normalised. a_labels: (N,) and b_labels: (M,). scale: scalar.
+    Returns:
+        The mean of the two directions' losses, a scalar.
+    """
+    # Similarities are scaled by up to 100, so half precision would cost the loss its last digits.
+    with torch.autocast(a_embeds.device.type, enabled=False):
+        logits = scale.float() * a_embeds.float() @ b_embeds.float().T  # (N, M)
+        positives = a_labels[:, None] == b_labels[None, :]
+        return (
+            multi_positive_cross_entropy(logits, positives) + multi_positive_cross_entropy(logits.T, positives.T)
+        ) / 2
+
+
+def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of every process, in rank order, with gradients; processes may hold different numbers of rows.
+
+    Args:
+        tensor: (n, ...) of this process. Returns: (N, ...), N the sum of every n; `tensor` itself in one process.
+    """
+    if not is_distributed():
+        return tensor
+    if tensor.is_floating_point():  # under autocast, a process without rows has another precision than the others
+        tensor = tensor.float()
+    size = torch.tensor([len(tensor)], device=tensor.device)
+    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    longest = int(max(sizes))
+    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
+    if tensor.is_floating_point():
+        # Its backward is collective too, so a process whose rows need no gradient must take part in it all the same.
+        parts = dist.nn.all_gather(padded if padded.requires_grad else padded.requires_grad_())
+    else:
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes)])
+
+
+def normalize(features: torch.Tensor) -> torch.Tensor:
+    """(B, D) to length 1, of the same dtype; a row of zeros stays. Half precision would miss the length by 0.3 %."""
+    return F.normalize(features.float(), dim=-1).to(features.dtype)
+
+
+def is_distributed() -> bool:
+    """Whether gradients are shared with other processes. Without gradients, each process sees to its own rows."""
+    return torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Image tower
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class ModalityBatchNorm2d(nn.ModuleDict):
+    """Batch norm with statistics, scales and shifts per modality; one that is not named uses the image's."""
+
+    def __init__(self, num_features: int, modalities: tuple[str, ...]):
+        super().__init__({modality: nn.BatchNorm2d(num_features) for modality in modalities})
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        return self[modality if modality in self else "image"](x)
+
+
+class Bottleneck(nn.Module):
+    """CLIP's anti-aliased bottleneck: where it strides, an average pool does, after the second convolution and before
+    the shortcut's 1x1 (Zhang, 2019)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, modalities: tuple[str, ...]):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = ModalityBatchNorm2d(channels, modalities)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = ModalityBatchNorm2d(channels, modalities)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = ModalityBatchNorm2d(out_channels, modalities)
+        self.downsample_conv = self.downsample_bn = None
+        if stride > 1 or in_channels != out_channels:
+            self.downsample_conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            self.downsample_bn = ModalityBatchNorm2d(out_channels, modalities)
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(x), modality))
+        out = F.relu(self.bn2(self.conv2(out), modality))
+        out = self.bn3(self.conv3(self.pool(out)), modality)
+        if self.downsample_conv is not None:
+            x = self.downsample_bn(self.downsample_conv(self.pool(x)), modality)
+        return F.relu(out + x)
+
+
+class AttentionPool2d(nn.Module):
+    """CLIP's pooling: multi-head attention whose only query is the map's mean, with one positional grid a modality."""
+
+    def __init__(self, config: EmoCLIPVisionConfig, grids: dict[str, tuple[int, int]], output_dim: int):
+        super().__init__()
+        width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.positional_embedding = nn.ParameterDict(
+            {
+                modality: nn.Parameter(torch.randn(height * width_ + 1, width) / width**0.5)
+                for modality, (height, width_) in grids.items()
+            }
+        )
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.c_proj = nn.Linear(width, output_dim)
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        x = x.flatten(2).transpose(1, 2)  # (B, cells, width)
+        x = torch.cat([x.mean(1, keepdim=True), x], dim=1) + self.positional_embedding[modality]
+        q, k, v = (
+            proj(inputs).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, 1 or cells + 1, 64)
+            for proj, inputs in ((self.q_proj, x[:, :1]), (self.k_proj, x), (self.v_proj, x))
+        )
+        return self.c_proj(F.scaled_dot_product_attention(q, k, v).flatten(1))  # (B, heads * 64) -> (B, D)
+
+
+class ModifiedResNet(nn.Module):
+    """CLIP's ResNet: a stem of three convolutions, four stages of anti-aliased bottlenecks, attention pooling.
+
+    Args:
+        config: width and depth.
+        image_sizes: for each modality that passes through the tower, the height and width of its input in pixels.
+        output_dim: D.
+    """
+
+    def __init__(self, config: EmoCLIPVisionConfig, image_sizes: dict[str, tuple[int, int]], output_dim: int):
+        super().__init__()
+        modalities = tuple(image_sizes) if config.modality_batch_norm else ("image",)
+        width = config.width
+        self.image_sizes = {modality: tuple(size) for modality, size in image_sizes.items()}
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = ModalityBatchNorm2d(width // 2, modalities)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = ModalityBatchNorm2d(width // 2, modalities)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = ModalityBatchNorm2d(width, modalities)
+        self.layers = nn.ModuleList()
+        in_channels = width
+        for stage, blocks in enumerate(config.layers):
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                self.layers.append(Bottleneck(in_channels, width * 2**stage, stride, modalities))
+                in_channels = width * 2**stage * Bottleneck.expansion
+        grids = {modality: tuple(map(self.output_side, size)) for modality, size in image_sizes.items()}
+        self.attnpool = AttentionPool2d(config, grids, output_dim)
+
+    @staticmethod
+    def output_side(side: int) -> int:
+        """Side of the last feature map for an input of `side` pixels: the stem halves upwards, each pool downwards."""
+        return (side + 1) // 2 // 16
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        """(B, 3, H, W) pixels of one modality, resampled to its size if need be, to (B, D)."""
+        if x.shape[-2:] != self.image_sizes[modality]:  # in float32: half precision has no antialiasing on a CPU
+            x = F.interpolate(x.float(), self.image_sizes[modality], mode="bilinear", antialias=True)
+        x = x.to(self.conv1.weight.dtype)
+        x = F.relu(self.bn1(self.conv1(x), modality))
+        x = F.relu(self.bn2(self.conv2(x), modality))
+        x = F.relu(self.bn3(self.conv3(x), modality))
+        x = F.avg_pool2d(x, 2)  # (B, width, H / 4, W / 4)
+        for block in self.layers:
+            x = block(x, modality)
+        return self.attnpool(x, modality)
+
+
+class ProjectedCLIPVisionModel(nn.Module):
+    """CLIP's vision transformer behind the interface of `ModifiedResNet`; it takes squares of one size only."""
+
+    def __init__(self, config: EmoCLIPVisionConfig, output_dim: int):
+        super().__init__()
+        self.image_size = config.image_size
+        self.clip = CLIPVisionModel(config.clip_config)
+        self.projection = nn.Linear(config.clip_config.hidden_size, output_dim, bias=False)
+
+    def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
+        """(B, 3, H, W) pixels of any modality, resampled to the tower's square if need be, to (B, D)."""
+        x = x.to(self.projection.weight.dtype)
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        return self.projection(self.clip(pixel_values=x).pooler_output)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Audio tower of AudioCLIP: ESResNe(X)t-fbsp (Guzhov et al., 2021), on the raw waveform
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class FrequencyBSplineTransform(nn.Module):
+    """A learned time-frequency transform: complex frequency B-spline wavelets (Guzhov et al., 2021, section 3).
+
+    Filter j, over t in -pi..pi, is sqrt(fb) sinc(fb t / m)^m exp(-i fc t) / sqrt(n_fft), with its own m, fb and fc.
+    They and the window stay in float32 whatever the rest of the model is cast to: bfloat16 holds eight bits, and a
+    centre frequency `fc` of 1,000 bins would be off by up to 4.
+
+    In training, the gradients of m, fb and fc are each divided by (their infinity norm + 1e-8), as in AudioCLIP:
+    they differ by orders of magnitude. Each process scales its own, before they are averaged.
+    """
+
+    def __init__(self, config: EmoCLIPAudioConfig):
+        super().__init__()
+        self.n_fft = config.n_fft
+        self.hop_length = config.hop_length
+        self.num_bands = config.num_bands
+        num_filters = config.n_fft // 2 + 1
+        self.m = nn.Parameter(torch.ones(num_filters))
+        self.fb = nn.Parameter(torch.ones(num_filters))
+        self.fc = nn.Parameter(torch.arange(num_filters, dtype=torch.float32))
+        self.register_buffer("window", blackman_harris_window(config.win_length))
+        self._cached: tuple[list[torch.Tensor], torch.Tensor] | None = None
+
+    def _apply(self, fn, recurse: bool = True):
+        self._cached = None
+
+        def keep_float32(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_float32, recurse)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_cached": None}
+
+    @property
+    def bins_per_band(self) -> int:
+        """Bins of a band; filters that no band holds are the highest ones."""
+        return len(self.m) // self.num_bands
+
+    def sinc_power(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Magnitude and phase of sinc(fb t / m)^m at times t (n,): (filters, n) each."""
+        u = self.fb[:, None] * t / (self.m[:, None] + 1e-8)
+        sinc = torch.where(u == 0, 1.0, u.sin() / u)
+        # The power is the complex one: a negative base has phase pi.
+        return sinc.abs().pow(self.m[:, None]), torch.where(sinc < 0, math.pi * self.m[:, None], 0.0)
+
+    def times(self) -> torch.Tensor:
+        """The places of a filter's taps, (n_fft,)."""
+        return math.pi * torch.linspace(-1, 1, self.n_fft, device=self.m.device) + 1e-8
+
+    def norm_loss(self) -> torch.Tensor:
+        """Mean squared distance of the filters' Euclidean norms from 1, a scalar."""
+        with torch.autocast(self.m.device.type, enabled=False):
+            magnitude, _ = self.sinc_power(self.times())
+            norms = (self.fb / self.n_fft).sqrt() * magnitude.square().sum(-1).sqrt()
+            return (norms - 1).square().mean()
+
+    def filters(self) -> torch.Tensor:
+        """Real parts, then imaginary parts, of the filters of the bands: (2 * bins, win_length).
+
+        A frame is zero-padded to n_fft on both sides, so only the taps under the window are kept. The order of the
+        operations is the original's: phases reach 3,000, where float32 rounds at 1e-4, and rounding is most of what
+        tells two implementations apart.
+        """
+        left = (self.n_fft - len(self.window)) // 2
+        t = self.times()[left : left + len(self.window)]
+        magnitude, phase = self.sinc_power(t)
+        angle = self.fc[:, None] * t
+        scaled, cos, sin = self.fb.sqrt()[:, None] * magnitude / math.sqrt(self.n_fft), angle.cos(), angle.sin()
+        real, imaginary = scaled * phase.cos(), scaled * phase.sin()
+        num_bins = self.num_bands * self.bins_per_band
+        # (real + i imaginary) (cos - i sin)
+        parts = (real * cos + imaginary * sin, imaginary * cos - real * sin)
+        return torch.cat([part[:num_bins] for part in parts])
+
+    def current_filters(self) -> torch.Tensor:
+        """`filters()`, from memory where no gradient is wanted and no parameter has another value than then.
+
+        The values themselves are compared, some 5,000 numbers: whatever changed them, the filters follow.
+        """
+        sources = (self.m, self.fb, self.fc, self.window)
+        wants_gradient = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+        if wants_gradient or torch.compiler.is_compiling():
+            return self.filters()
+        on_device = self._cached is not None and self._cached[1].device == self.m.device
+        if not on_device or not all(map(torch.equal, self._cached[0], sources)):
+            self._cached = [source.detach().clone() for source in sources], self.filters()
+        return self._cached[1]
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, 1, T) samples in int16 units to decibels (B, bands, bins per band, frames), float32."""
+        if self.training and torch.is_grad_enabled():
+            for parameter in (self.m, self.fb, self.fc):
+                # A hook does not travel with a copy or a replaced parameter, so its presence is checked each time.
+                if parameter.requires_grad and not parameter._backward_hooks:
+                    parameter.register_hook(lambda grad: grad / (grad.abs().amax() + 1e-8))
+        with torch.autocast(waveforms.device.type, enabled=False):
+            x = 2 * (waveforms.float() + 2**15) / (2**16 - 1) - 1
+            win_length = len(self.window)
+            frames = 1 + max(0, math.ceil((x.shape[-1] - win_length) / self.hop_length))
+            missing = win_length + (frames - 1) * self.hop_length - x.shape[-1]
+            x = F.pad(x, (missing // 2, missing - missing // 2))
+            x = x[:, 0].unfold(-1, win_length, self.hop_length) * self.window  # (B, frames, win_length)
+            spectrum = self.current_filters() @ x.transpose(1, 2)  # (B, 2 * bins, frames)
+            real, imaginary = spectrum.chunk(2, dim=1)
+            power = real.square() + imaginary.square()
+            decibels = 10 * torch.where(power > 0, power, 1e-18).log10()
+        return decibels.unflatten(1, (self.num_bands, self.bins_per_band))
+
+
+def blackman_harris_window(length: int) -> torch.Tensor:
+    """The periodic Blackman-Harris window of four terms (Harris, 1978), (length,) float32."""
+    phase = 2 * math.pi * torch.arange(length, dtype=torch.float64) / length
+    terms = (0.35875, -0.48829, 0.14128, -0.01168)
+    return sum(a * (k * phase).cos() for k, a in enumerate(terms)).float()
+
+
+#: A convolution's weight and bias with the batch norm behind it folded in, by the convolution.
+FoldedConvolutions = dict[nn.Conv2d, tuple[torch.Tensor, torch.Tensor]]
+
+
+def conv_norm(
+    x: torch.Tensor,
+    conv: nn.Conv2d,
+    norm: nn.BatchNorm2d,
+    folded: FoldedConvolutions | None,
+    relu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Convolution, batch norm, the sum with `residual` where it is given, and ReLU if `relu`.
+
+    With `folded`, all of it is one call of oneDNN, which the compiler of torch makes too: folding alone saves little,
+    but a ReLU or a sum of its own reads and writes the whole map once more.
+    """
+    if folded is None:
+        x = norm(conv(x))
+        x = x if residual is None else x + residual
+        return F.relu(x, inplace=True) if relu else x
+    weight, bias = folded[conv]
+    geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+    fused = torch.ops.mkldnn._convolution_pointwise
+    if residual is None:
+        return fused(x, weight, bias, *geometry, "relu" if relu else "none", [], "")
+    if residual.shape[-2:].numel() == 1:  # one place has no memory format, and oneDNN's sum asks for one
+        x = fused(x, weight, bias, *geometry, "none", [], "") + residual
+        return F.relu(x, inplace=True) if relu else x
+    return fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], "")
+
+
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight, channels last, and bias of the convolution that does what `conv` and `norm` in evaluation mode do."""
+    with torch.no_grad():
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        bias = bias if conv.bias is None else bias + conv.bias * scale
+        weight = conv.weight * scale[:, None, None, None]
+    return weight.contiguous(memory_format=torch.channels_last), bias
+
+
+class ResNeXtBlock(nn.Module):
+    """The bottleneck of ResNeXt-50 32x4d (Xie et al., 2017): its grouped 3x3 is 2 `channels` wide, and strides."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, groups: int):
+        super().__init__()
+        width, out_channels = 2 * channels, channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride > 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: torch.Tensor, folded: FoldedConvolutions | None) -> torch.Tensor:
+        out = conv_norm(x, self.conv1, self.bn1, folded, relu=True)
+        out = conv_norm(out, self.conv2, self.bn2, folded, relu=True)
+        if self.downsample is not None:
+            x = conv_norm(x, *self.downsample, folded)
+        return conv_norm(out, self.conv3, self.bn3, folded, relu=True, residual=x)
+
+
+class AudioAttention(nn.Module):
+    """What share of each channel and place of a stage's output goes on, seen from the stage's input."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int]):
+        super().__init__()
+        self.conv_depth = nn.Conv2d(in_channels, in_channels, kernel_size, padding="same", groups=in_channels)
+        self.conv_point = nn.Conv2d(in_channels, out_channels, 1)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int], folded: FoldedConvolutions | None) -> torch.Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, *size), in 0..1."""
+        x = self.conv_depth(F.adaptive_max_pool2d(x, size))
+        return conv_norm(x, self.conv_point, self.bn, folded).sigmoid()
+
+
+class ESResNeXt(nn.Module):
+    """AudioCLIP's audio tower: the transform, a ResNeXt with attention around each stage, a linear projection."""
+
+    #: of the attentions around the four stages and around the pooling; height is frequency, width is time
+    attention_kernels = ((3, 1), (1, 5), (3, 1), (1, 5), (3, 5))
+
+    def __init__(self, config: EmoCLIPAudioConfig, output_dim: int):
+        super().__init__()
+        self.fbsp = FrequencyBSplineTransform(config)
+        self.conv1 = nn.Conv2d(config.num_bands, config.width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(config.width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        channels = [config.width, *(config.width * 4 * 2**stage for stage in range(4))]
+        self.stages = nn.ModuleList()
+        for stage, blocks in enumerate(config.layers):
+            self.stages.append(
+                nn.ModuleList(
+                    [
+                        ResNeXtBlock(
+                            channels[stage] if block == 0 else channels[stage + 1],
+                            config.width * 2**stage,
+                            2 if stage > 0 and block == 0 else 1,
+                            config.groups,
+                        )
+                        for block in range(blocks)
+                    ]
+                )
+            )
+        self.attentions = nn.ModuleList(
+            AudioAttention(channels[i], channels[min(i + 1, 4)], kernel_size)
+            for i, kernel_size in enumerate(self.attention_kernels)
+        )
+        self.fc = nn.Linear(config.hidden_size, output_dim)
+        self._folded: tuple[list[tuple], FoldedConvolutions] | None = None
+
+    def train(self, mode: bool = True):
+        self._folded = None
+        return super().train(mode)
+
+    def _apply(self, fn, recurse: bool = True):
+        self._folded = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_folded": None}
+
+    def folded_convolutions(self) -> FoldedConvolutions | None:
+        """Batch norms folded into convolutions, where that is faster and exact: float32 inference on a CPU.
+
+        They are folded anew when a tensor was replaced or written in place, which its version counts; only what is
+        written through `.data` is not counted, and is seen after the next `train()`, `eval()` or `to()`.
+        """
+        weight = self.conv1.weight
+        tensors = [*self.parameters(), *self.buffers()]
+        if (
+            self.training
+            or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+            or weight.device.type != "cpu"
+            or weight.dtype != torch.float32
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or any(tensor.is_inference() for tensor in tensors)  # these have no version
+            or not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        ):
+            return None
+        versions = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._folded is None or self._folded[0] != versions:
+            pairs = [(self.conv1, self.bn1), *((a.conv_point, a.bn) for a in self.attentions)]
+            for block in (block for stage in self.stages for block in stage):
+                pairs += [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
+                if block.downsample is not None:
+                    pairs.append(tuple(block.downsample))
+            self._folded = versions, {conv: fold(conv, norm) for conv, norm in pairs}
+        return self._folded[1]
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, 1, T) samples at 44.1 kHz in int16 units to (B, D)."""
+        if waveforms.ndim != 3 or waveforms.shape[1] != 1 or waveforms.shape[2] == 0:
+            raise ValueError(f"Waveforms must be `input_values` (B, 1, T), T above 0, got {tuple(waveforms.shape)}.")
+        x = self.fbsp(waveforms).to(self.conv1.weight.dtype, memory_format=torch.channels_last)
+        folded = self.folded_convolutions()
+        x = self.maxpool(conv_norm(x, self.conv1, self.bn1, folded, relu=True))
+        for stage, attention in zip(self.stages, self.attentions):
+            out = x
+            for block in stage:
+                out = block(out, folded)
+            x = out * attention(x, out.shape[-2:], folded)
+        x = F.adaptive_avg_pool2d(x, 1) * self.attentions[-1](x, (1, 1), folded)  # (B, channels, 1, 1)
+        return self.fc(x.flatten(1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The model
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class EmoCLIPOutput(ModelOutput):
+    """What `EmoCLIPModel` returns. Embeddings are L2-normalised; a row that lacks the modality holds zeros.
+
+    Args:
+        loss: contrastive loss, weighted, a scalar. losses: its parts by name, unweighted.
+        logits_image_audio, logits_image_text, logits_audio_text: (B, B') scaled cosine similarities of every pair.
+        image_embeds, audio_embeds, text_embeds: (B, D).
+    """
+
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits_image_audio: torch.Tensor | None = None
+    logits_image_text: torch.Tensor | None = None
+    logits_audio_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class EmoCLIPEmotionOutput(ModelOutput):
+    """What `EmoCLIPForEmotionClassification` returns.
+
+    Args:
+        loss: weighted sum of `losses`, a scalar, where labels were given. losses: its parts by name, unweighted.
+        logits: (B, C) log-probabilities of the fused posterior.
+        face_logits, voice_logits: (B, C) each head's logits, divided by its temperature: their softmax is its
+            posterior. -inf in the column of a class that the head was not taught. Without meaning in a row that
+            lacks the modality.
+        agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing or says
+            nothing.
+        image_embeds, audio_embeds, text_embeds: (B, D), L2-normalised.
+    """
+
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    face_logits: torch.Tensor | None = None
+    voice_logits: torch.Tensor | None = None
+    agreement: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+
+
+class EmoCLIPPreTrainedModel(PreTrainedModel):
+    config: EmoCLIPConfig
+    config_class = EmoCLIPConfig
+    base_model_prefix = "emoclip"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "audio", "text")
+    _supports_sdpa = True
+    _keep_in_fp32_modules_strict = {"fbsp"}
+    # Losses are already means over the global batch: Trainer divides by its accumulation steps, nobody by items.
+    accepts_loss_kwargs = False
+
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)  # norms, embeddings
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, Bottleneck):
+            for norm in module.bn3.values():  # a block starts as the identity, as CLIP's
+                init.zeros_(norm.weight)
+        elif isinstance(module, AttentionPool2d):
+            std = module.q_proj.in_features**-0.5
+            for linear in (module.q_proj, module.k_proj, module.v_proj, module.c_proj):
+                init.normal_(linear.weight, std=std)
+            for embedding in module.positional_embedding.values():
+                init.normal_(embedding, std=std)
+        elif isinstance(module, FrequencyBSplineTransform):
+            init.ones_(module.m)
+            init.ones_(module.fb)
+            init.copy_(module.fc, torch.arange(len(module.fc), dtype=torch.float32))
+            init.copy_(module.window, blackman_harris_window(len(module.window)))
+        elif isinstance(module, ProjectedCLIPVisionModel):
+            init.normal_(module.projection.weight, std=module.projection.in_features**-0.5)
+        elif isinstance(module, EmoCLIPModel):
+            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5)
+            for scale in (module.logit_scale, module.logit_scale_ai, module.logit_scale_at):
+                init.constant_(scale, self.config.logit_scale_init_value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers.
+
+        Raises:
+            ValueError: one sentence that names what is missing or of another shape.
+        """
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, in a sentence
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
+        for keys, fault in ((sorted(info["missing_keys"]), "lacks"), (sorted(mismatched), "has another shape of")):
+            if keys:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} {fault} {len(keys)} of {cls.__name__}'s weights "
+                    f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); use a whole checkpoint."
+                )
+        return (model, info) if output_loading_info else model
+
+
+class EmoCLIPModel(EmoCLIPPreTrainedModel):
+    """AudioCLIP (Guzhov et al., 2021): an image, an audio and a text tower that share one embedding space."""
+
+    def __init__(self, config: EmoCLIPConfig):
+        super().__init__(config)
+        self.audio_model = None
+        image_sizes = {"image": (config.vision_config.image_size,) * 2}
+        if config.audio_config.tower == "shared":
+            image_sizes["audio"] = tuple(config.audio_config.image_size)
+        else:
+            self.audio_model = ESResNeXt(config.audio_config, config.projection_dim)
+        if config.vision_config.tower == "modified_resnet":
+            self.vision_model = ModifiedResNet(config.vision_config, image_sizes, config.projection_dim)
+        else:
+            self.vision_model = ProjectedCLIPVisionModel(config.vision_config, config.projection_dim)
+        self.text_model = CLIPTextModel(config.text_config)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.empty(()))  # image-text
+        self.logit_scale_ai = nn.Parameter(torch.empty(()))  # audio-image
+        self.logit_scale_at = nn.Parameter(torch.empty(()))  # audio-text
+        self.post_init()
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of `pixel_values` (B, 3, H, W).
+
+        ```python
+        >>> faces = processor(images=Image.open("face.png"), return_tensors="pt")
+        >>> model.get_image_features(**faces).pooler_output.shape
+        torch.Size([1, 256])
+        ```
+        """
+        return BaseModelOutputWithPooling(pooler_output=self.vision_model(pixel_values, "image"))
+
+    def get_audio_features(
+        self, input_features: torch.Tensor | None = None, input_values: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of what the audio tower takes.
+
+        Args:
+            input_features: (B, 1, mel bands, frames) log-mel images, for the tower `shared`.
+            input_values: (B, 1, T) waveforms at 44.1 kHz in int16 units, for the tower `esresnext_fbsp`.
+        Raises:
+            ValueError: the tower takes the other one.
+        """
+        return BaseModelOutputWithPooling(pooler_output=self._audio_tower(self._audio(input_features, input_values)))
+
+    def _audio(self, input_features: torch.Tensor | None, input_values: torch.Tensor | None) -> torch.Tensor | None:
+        """The one of the two that the audio tower takes; None where neither is given."""
+        if self.audio_model is None and input_values is not None:
+            raise ValueError(
+                "The audio tower `shared` reads log-mel images, `input_features` (B, 1, mel bands, frames), "
+                "and was given waveforms, `input_values`; use the processor that was saved with the model."
+            )
+        if self.audio_model is not None and input_features is not None:
+            raise ValueError(
+                f"The audio tower `{self.config.audio_config.tower}` reads waveforms, `input_values` (B, 1, T), "
+                "and was given mel images, `input_features`; use the processor that was saved with the model."
+            )
+        return input_features if self.audio_model is None else input_values
+
+    def _audio_tower(self, audio: torch.Tensor) -> torch.Tensor:
+        """What `_audio` gives to (B, D)."""
+        if self.audio_model is not None:
+            return self.audio_model(audio)
+        return self.vision_model(audio.expand(-1, 3, -1, -1), "audio")
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` (B, D), not normalised, of `input_ids` (B, L)."""
+        pooled = self.text_model(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        return BaseModelOutputWithPooling(pooler_output=self.text_projection(pooled))
+
+    def scale(self, pair: str) -> torch.Tensor:
+        """Factor of the cosine similarities of `image_audio`, `image_text` or `audio_text`, between 1 and 100."""
+        parameter = {
+            "image_audio": self.logit_scale_ai,
+            "image_text": self.logit_scale,
+            "audio_text": self.logit_scale_at,
+        }[pair]
+        return parameter.clamp(0.0, math.log(MAX_LOGIT_SCALE)).exp()
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor | None,
+        input_features: torch.Tensor | None,
+        face_mask: torch.Tensor | None,
+        voice_mask: torch.Tensor | None,
+        input_values: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """(B, D) features of faces and voices, each or None; zeros in rows that the masks (B,) bool say are absent."""
+        audio = self._audio(input_features, input_values)
+        return (
+            self._encode_rows(lambda x: self.vision_model(x, "image"), pixel_values, face_mask),
+            self._encode_rows(self._audio_tower, audio, voice_mask),
+        )
+
+    def _encode_rows(self, tower, inputs: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
+        if inputs is None or mask is None:
+            return None if inputs is None else tower(inputs)
+        if not self.training:  # shapes that do not depend on the data, for export
+            return tower(inputs).masked_fill(~mask[:, None], 0.0)
+        # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
+        rows = mask.nonzero().flatten()
+        out = torch.zeros(
+            len(inputs), self.config.projection_dim, device=inputs.device, dtype=self.text_projection.weight.dtype
+        )
+        if len(rows):
+            features = tower(inputs[rows])
+            out = out.to(features.dtype).index_put((rows,), features)
+        return out
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        face_labels: torch.Tensor | None = None,
+        voice_labels: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+        input_values: torch.Tensor | None = None,
+    ) -> EmoCLIPOutput:
+        """Embeddings of whichever modalities are given, the similarities of every pair, and the contrastive loss.
+
+        Args:
+            pixel_values: (B, 3, H, W). input_features: (B, 1, mel bands, frames) or input_values: (B, 1, T), whichever
+                the audio tower takes. input_ids, attention_mask: (B, L).
+            face_labels, voice_labels: (B,) class of each face and voice. Equal labels are positives of the loss;
+                without labels, a row's face, voice and text are each other's only positives (CLIP's loss). A row's
+                text has the label of its face, or of its voice where it has no face.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            return_loss: False leaves the loss out, as it is where only one modality is given.
+        """
+        image, audio = self.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
+        text = None if input_ids is None else self.get_text_features(input_ids, attention_mask).pooler_output
+        embeds = {
+            name: normalize(features)
+            for name, features in (("image", image), ("audio", audio), ("text", text))
+            if features is not None
+        }
+        if not embeds:
+            raise ValueError("EmoCLIP needs at least one of pixel_values, input_features, input_values and input_ids.")
+        logits, losses = {}, {}
+        for pair in ("image_audio", "image_text", "audio_text"):
+            a, b = pair.split("_")
+            if a in embeds and b in embeds:
+                logits[f"logits_{pair}"] = self.scale(pair) * embeds[a] @ embeds[b].T
+        if return_loss and len(embeds) > 1:
+            losses = self.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
+        return EmoCLIPOutput(
+            loss=sum(self.config.loss_weights[pair] * loss for pair, loss in losses.items()) if losses else None,
+            losses=losses or None,
+            **logits,
+            **{f"{name}_embeds": value for name, value in embeds.items()},
+        )
+
+    def contrastive_losses(
+        self,
+        embeds: dict[str, torch.Tensor],
+        face_labels: torch.Tensor | None,
+        voice_labels: torch.Tensor | None,
+        face_mask: torch.Tensor | None,
+        voice_mask: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The losses of every pair over the rows of all processes, each a scalar, for pairs of a weight above 0.
+
+        `embeds` holds (B, D) for `image`, `audio` and `text`, each where it is given. With the loss reduction
+        `audioclip` the labels are not used, and `transform` is among the losses where there is audio.
+        """
+        as_audioclip = self.config.loss_reduction == "audioclip"
+        if as_audioclip:  # diagonal targets: a row's own face, voice and text are its only positives
+            face_labels = voice_labels = None
+        any_embeds = next(iter(embeds.values()))
+        batch, device = len(any_embeds), any_embeds.device
+        face_mask, voice_mask = (
+            torch.full((batch,), name in embeds, device=device) if mask is None or name not in embeds else mask
+            for name, mask in (("image", face_mask), ("audio", voice_mask))
+        )
+        if is_distributed():  # a process that has none of a modality gathers it too, or the others would wait for ever
+            embeds = {name: torch.zeros_like(any_embeds) for name in ("image", "audio")} | embeds
+        if face_labels is None or voice_labels is None:
+            own = torch.arange(batch, device=device)
+            if is_distributed():
+                own += dist.get_rank() << 32  # a row of another process is another row
+            if face_labels is None:
+                face_labels = own if voice_labels is None else voice_labels
+            if voice_labels is None:
+                voice_labels = face_labels
+        rows = {
+            "image": (face_labels, face_mask),
+            "audio": (voice_labels, voice_mask),
+            "text": (torch.where(face_mask, face_labels, voice_labels), face_mask | voice_mask),
+        }
+        gathered = {}
+        for name, values in embeds.items():
+            labels, mask = (gather_rows(x) for x in rows[name])
+            present = mask.nonzero().flatten()
+            gathered[name] = gather_rows(values)[present], labels[present]
+        losses = {}
+        for pair in ("image_audio", "image_text", "audio_text"):
+            a, b = pair.split("_")
+            if a in gathered and b in gathered and self.config.loss_weights[pair] > 0:
+                (a_embeds, a_labels), (b_embeds, b_labels) = gathered[a], gathered[b]
+                losses[pair] = contrastive_loss(a_embeds, b_embeds, a_labels, b_labels, self.scale(pair))
+        if as_audioclip and losses:
+            # Each is the mean of two directions, and AudioCLIP adds them up; it divides by the factorial of the pairs.
+            present = [pair for pair in losses if all(len(gathered[name][0]) for name in pair.split("_"))]
+            losses = {pair: 2 * loss / math.factorial(len(present)) for pair, loss in losses.items()}
+            weight = self.config.loss_weights["transform"]
+            if weight > 0 and self.audio_model is not None and len(gathered.get("audio", ((),))[0]):
+                losses["transform"] = self.audio_model.fbsp.norm_loss()
+        return losses
+
+
+class EmotionHead(nn.Module):
+    """A linear classifier of the classes it is taught; the others get -inf."""
+
+    def __init__(self, config: EmoCLIPConfig, taught: list[str]):
+        super().__init__()
+        self.num_labels = config.num_labels
+        self.columns = [config.label2id[label] for label in config.labels if label in taught]
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.projection_dim, len(self.columns))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, D) features to (B, C) logits."""
+        logits = self.classifier(self.dropout(features))
+        every = logits.new_full((logits.shape[0], self.num_labels), -torch.inf)
+        every[:, self.columns] = logits
+        return every
+
+    def loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, label_smoothing: float
+    ) -> torch.Tensor:
+        """Cross-entropy of (B, C) logits and (B,) labels, summed over the rows where `mask` (B,) bool is True."""
+        lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
+        lookup[self.columns] = torch.arange(len(self.columns), device=labels.device)
+        targets = lookup[labels].masked_fill(~mask, 0)
+        losses = F.cross_entropy(
+            logits[:, self.columns].float(), targets, reduction="none", label_smoothing=label_smoothing
+        )
+        return losses.masked_fill(~mask, 0.0).sum()
+
+
+class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
+    """EmoCLIP with a face head, a voice head, and their fusion into one posterior."""
+
+    def __init__(self, config: EmoCLIPConfig):
+        config.check_labels()
+        super().__init__(config)
+        self.emoclip = EmoCLIPModel(config)
+        self.face_head = EmotionHead(config, list(config.face_prior))
+        self.voice_head = EmotionHead(config, list(config.voice_prior))
+        self.post_init()
+
+    def fuse(
+        self,
+        face_log_probs: torch.Tensor | None = None,
+        voice_log_probs: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The fused posterior and the agreement of face and voice log-posteriors (the heads' own, or means of them).
+
+        The product rule for sources that are independent given the emotion (Kittler et al., 1998, equation 7):
+        log p(y|f,v) = log p(y|f) - log pi_F(y) + log p(y|v) - log pi_V(y) + log pi(y) + c; a class that a head was
+        not taught gets no evidence from it, for or against. The agreement is the pointwise mutual information of
+        face and voice under the target prior, log p(f,v) / (p(f) p(v)): with r = p(y|.) / pi_.(y) and sums over the
+        classes that both heads were taught, log [sum pi r_F r_V] [sum pi] / ([sum pi r_F] [sum pi r_V]). Where the
+        three priors are equal it is the rule's own normaliser.
+
+        Args:
+            face_log_probs, voice_log_probs: (B, C), each normalised, or None.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+        Returns:
+            (B, C) fused log-probabilities and (B,) agreement, 0 where a modality is missing.
+        Raises:
+            ValueError: neither is given.
+        """
+        config = self.config
+        sources = [
+            (log_probs.float(), mask, prior)
+            for log_probs, mask, prior in (
+                (face_log_probs, face_mask, config.face_prior),
+                (voice_log_probs, voice_mask, config.voice_prior),
+            )
+            if log_probs is not None
+        ]
+        if not sources:
+            raise ValueError("Fusion needs a face, a voice, or both.")
+        reference = sources[0][0]
+        log_prior = reference.new_tensor([config.target_prior[label] for label in config.labels]).log()  # (C,)
+        ratios = []
+        for log_probs, mask, prior in sources:
+            shares = reference.new_tensor([prior.get(label, 1.0) for label in config.labels])
+            taught = torch.tensor([label in prior for label in config.labels], device=reference.device)
+            ratio = torch.where(taught, log_probs - shares.log(), 0.0)  # (B, C)
+            ratios.append(ratio if mask is None else ratio.masked_fill(~mask[:, None], 0.0))
+        taught_both = config.face_prior.keys() & config.voice_prior.keys()
+        both = [i for i, label in enumerate(config.labels) if label in taught_both]
+
+        def log_mass(ratio: torch.Tensor) -> torch.Tensor:
+            return (log_prior + ratio)[:, both].logsumexp(-1)  # (B, C) -> (B,)
+
+        together, nothing = sum(ratios), torch.zeros_like(reference)
+        face, voice = (log_mass(ratio) for ratio in (*ratios, nothing)[:2])
+        agreement = (log_mass(together) - face) - (voice - log_mass(nothing))  # exactly 0 where one is missing
+        return (log_prior + together).log_softmax(-1), agreement
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        face_labels: torch.Tensor | None = None,
+        voice_labels: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+        return_loss: bool = True,
+        input_values: torch.Tensor | None = None,
+    ) -> EmoCLIPEmotionOutput:
+        """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
+
+        Args:
+            pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s, or
+                input_values: (B, 1, T) waveforms, whichever the audio tower takes.
+            input_ids, attention_mask: (B, L) a prompt that speaks of the row's emotion; training only needs it.
+            face_labels, voice_labels: (B,) class indices; any value where the mask is False. Where several processes
+                train together, either all of them or none give each of these and `input_ids`.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            return_loss: False leaves the losses out.
+        Raises:
+            ValueError: neither a face nor a voice is given.
+
+        ```python
+        >>> inputs = processor(images=face, audio=voice, sampling_rate=16_000, return_tensors="pt")
+        >>> outputs = model(**inputs)
+        >>> model.config.id2label[outputs.logits.argmax(-1).item()]
+        'happy'
+        ```
+        """
+        if pixel_values is None and input_features is None and input_values is None:
+            raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features or input_values), or both.")
+        image, audio = self.emoclip.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
+        text = None
+        if input_ids is not None:
+            text = self.emoclip.get_text_features(input_ids, attention_mask).pooler_output
+        face_logits = None if image is None else self.face_head(image) / self.config.face_temperature
+        voice_logits = None if audio is None else self.voice_head(audio) / self.config.voice_temperature
+        embeds = {
+            name: normalize(features)
+            for name, features in (("image", image), ("audio", audio), ("text", text))
+            if features is not None
+        }
+        losses = {}
+        if return_loss and (face_labels is not None or voice_labels is not None):
+            weights = self.config.loss_weights
+            if face_labels is not None and weights["face"] > 0:
+                losses["face"] = self._head_loss(self.face_head, face_logits, face_labels, face_mask)
+            if voice_labels is not None and weights["voice"] > 0:
+                losses["voice"] = self._head_loss(self.voice_head, voice_logits, voice_labels, voice_mask)
+            losses |= self.emoclip.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
+        logits, agreement = self.fuse(
+            None if face_logits is None else face_logits.float().log_softmax(-1),
+            None if voice_logits is None else voice_logits.float().log_softmax(-1),
+            face_mask,
+            voice_mask,
+        )
+        return EmoCLIPEmotionOutput(
+            loss=sum(self.config.loss_weights[name] * loss for name, loss in losses.items()) if losses else None,
+            losses=losses or None,
+            logits=logits,
+            face_logits=face_logits,
+            voice_logits=voice_logits,
+            agreement=agreement,
+            **{f"{name}_embeds": value for name, value in embeds.items()},
+        )
+
+    def _head_loss(
+        self, head: EmotionHead, logits: torch.Tensor | None, labels: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Mean cross-entropy over the rows of all processes that have the modality.
+
+        A process holds the sum over its own rows only; times the number of processes, because gradients are averaged
+        over them, the total is the mean over all rows wherever they lie.
+        """
+        mask = torch.ones(len(labels), dtype=torch.bool, device=labels.device) if mask is None else mask
+        if logits is None:
+            mask = torch.zeros_like(mask)
+        count = mask.sum()
+        if logits is None:
+            total = next(self.parameters()).new_zeros(())
+        else:
+            total = head.loss(logits, labels, mask, self.config.label_smoothing)
+        if is_distributed():
+            dist.all_reduce(count)
+            total = total * dist.get_world_size()
+        return total / count.clamp(min=1)
+
+
+# A folder of the backbone alone says so itself; one of the whole classifier gives the classifier.
+EmoCLIPModel.register_for_auto_class("AutoModel")
+EmoCLIPForEmotionClassification.register_for_auto_class("AutoModel")

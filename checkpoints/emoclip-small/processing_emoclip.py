@@ -1,0 +1,318 @@
+"""EmoCLIP's processor: from pictures, sound and words to what the model takes.
+
+    from processing_emoclip import EmoCLIPProcessor
+    processor = EmoCLIPProcessor.from_pretrained("checkpoints/emoclip-small")
+    inputs = processor(images=face, audio=voice, sampling_rate=16_000, text="a happy face", return_tensors="pt")
+
+`EmoCLIPFeatureExtractor` is the only place that knows the mel recipe.
+"""
+
+import numpy as np
+import torch
+import torchaudio
+from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import PILImageResampling
+from transformers.models.clip import CLIPImageProcessor
+
+
+class EmoCLIPImageProcessor(CLIPImageProcessor):
+    """Square face crops, of any size, grey or colour, to `pixel_values` (B, 3, H, W).
+
+    FER-2013 is grey, so faces are made grey; the three channels that the tower expects are then equal. Mean and
+    standard deviation are those of FER-2013's training faces.
+    """
+
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BICUBIC
+    size = {"height": 64, "width": 64}
+    default_to_square = True
+    do_center_crop = False
+    do_grayscale = True
+    image_mean = [0.5077] * 3
+    image_std = [0.2550] * 3
+
+    def __call__(self, images, *args, **kwargs) -> BatchFeature:
+        """One or a list of PIL images, or arrays or tensors (H, W), (H, W, 3) or (3, H, W): bytes, or floats in 0..1.
+
+        Raises:
+            ValueError: floats outside 0..1.
+        """
+        several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        # transformers takes two dimensions for a list of rows
+        images = [
+            image[None] if getattr(image, "ndim", 0) == 2 else image for image in (images if several else [images])
+        ]
+        return super().__call__(images, *args, **kwargs)
+
+    def process_image(self, image, **kwargs) -> torch.Tensor:
+        """One picture to (3, H, W) in 0..255; see the base class."""
+        image = super().process_image(image, **kwargs)
+        if image.is_floating_point():
+            if not (image.min() >= 0 and image.max() <= 1):
+                raise ValueError("An image of floating-point numbers must lie in 0..1; scale it, or pass bytes.")
+            image = image * 255
+        return self.to_grayscale(image) if self.do_grayscale else image
+
+    @staticmethod
+    def to_grayscale(image: torch.Tensor) -> torch.Tensor:
+        """(..., 3, H, W) to its luma (ITU-R BT.601) in every channel, of the same dtype."""
+        weights = torch.tensor([0.299, 0.587, 0.114], device=image.device).view(3, 1, 1)
+        luma = (image * weights).sum(-3, keepdim=True)
+        luma = luma.round() if not image.is_floating_point() else luma
+        return luma.to(image.dtype).expand_as(image)
+
+    @property
+    def side(self) -> int:
+        """Pixels of the square that enters the tower."""
+        return self.crop_size["height"] if self.do_center_crop else self.size["height"]
+
+    def standardize(self, faces: torch.Tensor) -> torch.Tensor:
+        """Grey faces (B, 1, H, W) in 0..1 of the tower's size, such as augmentation makes, to `pixel_values`."""
+        mean, std = faces.new_tensor([self.image_mean, self.image_std]).view(2, 3, 1, 1)
+        return (faces - mean) / std
+
+
+def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
+    """(..., T) at `rate` hertz to (..., T * new_rate / rate).
+
+    The filter bank grows with both rates over their common divisor: for 44,099 Hz it would take gigabytes. Rounding
+    the rate to 25 Hz bounds it, and shifts the pitch by 0.3 % at the very most.
+    """
+    rate = max(25, round(rate / 25) * 25)
+    return torchaudio.functional.resample(waveform, rate, new_rate)
+
+
+class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
+    """Recordings to `input_features` (B, 1, mel bands, frames): one log-mel image of the first 3 s a row.
+
+    Mono, 16 kHz, cut or zero-padded at the end; power spectrogram (Hann, centred with zero padding), Slaney mel
+    bands with Slaney norm, decibels relative to the recording's maximum with a floor, scaled to 0..1 and then
+    standardised with the mean and deviation of CREMA-D's training voices. Absolute loudness is gone.
+
+    Args:
+        sampling_rate: in hertz, of the spectrogram; recordings of another rate are resampled.
+        chunk_length_s: seconds a row.
+        n_fft, hop_length: samples. n_mels: bands. top_db: decibels between maximum and floor.
+        mean, std: of the 0..1 image.
+    """
+
+    model_input_names = ["input_features"]
+
+    def __init__(
+        self,
+        sampling_rate: int = 16_000,
+        chunk_length_s: float = 3.0,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        n_mels: int = 128,
+        top_db: float = 80.0,
+        mean: float = 0.2945,
+        std: float = 0.2223,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.sampling_rate = sampling_rate
+        self.chunk_length_s = chunk_length_s
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.n_mels = n_mels
+        self.top_db = top_db
+        self.mean = mean
+        self.std = std
+
+    @property
+    def num_samples(self) -> int:
+        """Samples a row."""
+        return round(self.chunk_length_s * self.sampling_rate)
+
+    @property
+    def num_frames(self) -> int:
+        """Spectrogram frames a row."""
+        return 1 + self.num_samples // self.hop_length
+
+    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
+        """
+        Args:
+            audio: one recording or a list of them: arrays or tensors (T,) or (channels, T), floats in -1..1 or int16.
+            sampling_rate: theirs, in hertz.
+            return_tensors: "pt" or "np".
+        Raises:
+            ValueError: no sampling rate; a recording that is empty, of another shape, or not finite.
+        """
+        features = self.standardize(self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate))))
+        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+
+    def to_waveforms(self, audio, sampling_rate: int | None) -> list[torch.Tensor]:
+        """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
+        if sampling_rate is None:
+            raise ValueError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
+        if sampling_rate <= 0:
+            raise ValueError(f"A sampling rate must be a positive number of hertz, got {sampling_rate}.")
+        if isinstance(audio, (list, tuple)) and not audio:
+            raise ValueError("There must be at least one recording.")
+        recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
+        return [self.to_waveform(recording, sampling_rate) for recording in recordings]
+
+    def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
+        """One recording to (num_samples,) float32 mono at the extractor's rate, cut or zero-padded at the end."""
+        waveform = self.to_mono(recording)
+        # Samples beyond the row are dropped before resampling: it is the costly step.
+        waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
+        waveform = resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
+        return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
+
+    @staticmethod
+    def to_mono(recording) -> torch.Tensor:
+        """One recording as `__call__` takes it, checked, to (T,) float32 mono in -1..1."""
+        waveform = torch.as_tensor(np.asarray(recording) if not torch.is_tensor(recording) else recording)
+        if waveform.ndim not in (1, 2) or waveform.numel() == 0:
+            raise ValueError(
+                f"A recording must be samples (T,) or (channels, T), at least one; got shape {tuple(waveform.shape)}."
+            )
+        if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
+            raise ValueError(
+                f"A recording of shape {tuple(waveform.shape)} has more channels than samples; pass (channels, T)."
+            )
+        if waveform.is_floating_point():
+            waveform = waveform.float()
+        elif waveform.dtype == torch.int16:
+            waveform = waveform.float() / 2**15
+        else:
+            raise ValueError(f"Samples must be int16 or floating point, got {waveform.dtype}; convert them first.")
+        if not waveform.isfinite().all():
+            raise ValueError("The recording has samples that are not finite numbers; clean it first.")
+        return waveform.mean(0) if waveform.ndim == 2 else waveform
+
+    def spectrogram(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """(B, num_samples) to the log-mel image (B, 1, mel bands, frames), 0..1; a silent row is all 0."""
+        mel = torchaudio.transforms.MelSpectrogram(
+            self.sampling_rate,
+            n_fft=self.n_fft,
+            hop_length=self.hop_length,
+            n_mels=self.n_mels,
+            power=2.0,
+            norm="slaney",
+            mel_scale="slaney",
+            pad_mode="constant",
+        ).to(waveforms.device)(waveforms)
+        decibels = 10 * mel.clamp(min=1e-10).log10()
+        low, high = decibels.amin((-2, -1), keepdim=True), decibels.amax((-2, -1), keepdim=True)
+        low = torch.maximum(low, high - self.top_db)
+        return ((decibels - low).clamp(min=0) / (high - low).clamp(min=1e-6)).unsqueeze(1)
+
+    def standardize(self, images: torch.Tensor) -> torch.Tensor:
+        """Log-mel images in 0..1, of any shape, to mean 0 and deviation 1 over CREMA-D's training voices."""
+        return (images - self.mean) / self.std
+
+
+class EmoCLIPWaveformExtractor(EmoCLIPFeatureExtractor):
+    """Recordings to `input_values` (B, 1, T), what AudioCLIP's own audio tower takes.
+
+    Mono, 44.1 kHz, float32 in int16 units (-32768 to 32767). Recordings pass whole; the shorter ones of a call are
+    zero-padded at the end to the length of the longest.
+
+    Args:
+        sampling_rate: in hertz, of the result; recordings of another rate are resampled.
+        chunk_length_s: seconds of the windows that the pipeline cuts, and of a row in training.
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(self, sampling_rate: int = 44_100, chunk_length_s: float = 3.0, **kwargs):
+        FeatureExtractionMixin.__init__(self, **kwargs)  # there is no mel recipe
+        self.sampling_rate = sampling_rate
+        self.chunk_length_s = chunk_length_s
+
+    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
+        """As `EmoCLIPFeatureExtractor` takes them."""
+        waveforms = torch.nn.utils.rnn.pad_sequence(self.to_waveforms(audio, sampling_rate), batch_first=True)
+        return BatchFeature({"input_values": waveforms[:, None]}, tensor_type=return_tensors)
+
+    def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
+        """One recording to (T,) float32 mono at the extractor's rate, in int16 units."""
+        waveform = self.to_mono(recording)
+        return resample(waveform, sampling_rate, self.sampling_rate) * 2**15
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str | list[str] | list[list[str]],
+    return_tensors: str | None = None,
+) -> BatchFeature:
+    """`input_ids` and `attention_mask` (B, L) of one or several texts; of a list of entities, joined with ", ".
+
+    CLIP's tokenizer has no padding token: rows are then filled with 0 to its full length, as CLIP was trained.
+    """
+    if isinstance(text, (list, tuple)):
+        text = [item if isinstance(item, str) else ", ".join(item) for item in text]
+    if tokenizer.pad_token is not None:
+        return tokenizer(text, padding=True, truncation=True, return_tensors=return_tensors)
+    rows = tokenizer([text] if isinstance(text, str) else text, truncation=True)
+    missing = [tokenizer.model_max_length - len(ids) for ids in rows["input_ids"]]
+    filled = {
+        name: [[*row, *[0] * count] for row, count in zip(rows[name], missing)]
+        for name in ("input_ids", "attention_mask")
+    }
+    return BatchFeature(filled, tensor_type=return_tensors)
+
+
+class EmoCLIPProcessor(ProcessorMixin):
+    """One call for every modality: `images`, `audio` with its `sampling_rate`, and `text`, each where it is given."""
+
+    def __init__(self, image_processor, feature_extractor, tokenizer, **kwargs):
+        super().__init__(image_processor, feature_extractor, tokenizer, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EmoCLIPProcessor":
+        """From a folder or a Hub id. The parts are loaded by the classes of this very module: the Auto classes would
+        ask whether to trust code that has been imported already."""
+        kwargs.pop("trust_remote_code", None)
+        saved, _ = EmoCLIPFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        waveform = saved.get("feature_extractor_type") == EmoCLIPWaveformExtractor.__name__
+        feature_extractor = EmoCLIPWaveformExtractor if waveform else EmoCLIPFeatureExtractor
+        parts = (EmoCLIPImageProcessor, feature_extractor, PreTrainedTokenizerFast)
+        return cls(*(part.from_pretrained(pretrained_model_name_or_path, **kwargs) for part in parts))
+
+    def __call__(
+        self,
+        images=None,
+        audio=None,
+        text: str | list[str] | list[list[str]] | None = None,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """
+        Args:
+            images: one or a list of PIL images, arrays or tensors of square face crops.
+            audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
+            text: one or a list of sentences or words; padded together, cut at the text tower's length. An item that
+                is itself a list, AudioCLIP's entities, is joined with ", ".
+            return_tensors: "pt" or "np".
+        Returns:
+            `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames) or `input_values` (B, 1, T),
+            `input_ids` and `attention_mask` (B, L), each where its modality is given.
+        Raises:
+            ValueError: nothing is given, or one of them is not as described.
+        """
+        if images is None and audio is None and text is None:
+            raise ValueError("EmoCLIP needs at least one of images=, audio= and text=.")
+        data = {}
+        if images is not None:
+            data |= self.image_processor(images, return_tensors=return_tensors)
+        if audio is not None:
+            data |= self.feature_extractor(audio, sampling_rate=sampling_rate, return_tensors=return_tensors)
+        if text is not None:
+            data |= tokenize(self.tokenizer, text, return_tensors)
+        return BatchFeature(data)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        parts = (self.image_processor, self.feature_extractor, self.tokenizer)
+        return [name for part in parts for name in part.model_input_names]
+
+
+EmoCLIPImageProcessor.register_for_auto_class("AutoImageProcessor")
+EmoCLIPFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+EmoCLIPWaveformExtractor.register_for_auto_class("AutoFeatureExtractor")
+EmoCLIPProcessor.register_for_auto_class("AutoProcessor")
