@@ -97,11 +97,11 @@ def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) 
 
     Returns:
         A dict with "face", "voice" and "fused" (both together), each null or {"label", "scores"}, where "scores" maps
-        each emotion to its probability; the voice's "surprise" is null, as it was not taught. "face" also has "box"
-        ([x, y, width, height] in pixels of the upright photo), "detector" and "others", the smaller faces; "voice"
-        also has "segments" ([start, end] of speech, in seconds). "agreement", null unless both are there, is above 0
-        where face and voice agree and below 0 where they conflict. "messages" are sentences about what could not be
-        used, and why.
+        each emotion to its probability; the voice's "surprise" is null, as it was not taught, and so is that of
+        "fused" where there is no face. "face" also has "box" ([x, y, width, height] in pixels of the upright photo),
+        "detector" and "others", the smaller faces; "voice" also has "segments" ([start, end] of speech, in seconds).
+        "agreement", null unless both are there, is above 0 where face and voice agree and below 0 where they
+        conflict. "messages" are sentences about what could not be used, and why.
     """
     try:
         return recognise(_uploaded_path(image), _uploaded_path(audio)).to_dict()

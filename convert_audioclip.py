@@ -14,6 +14,7 @@ read with `weights_only=True`, so a file cannot run code.
 """
 
 import argparse
+import contextlib
 import gzip
 import importlib.util
 import pickle
@@ -200,6 +201,7 @@ def clip_tokenizer(max_length: int = 77) -> PreTrainedTokenizerFast:
     """
     package = importlib.util.find_spec("open_clip")
     vocabulary = Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz") if package else None
+    clip = None
     if vocabulary and vocabulary.is_file():
         with gzip.open(vocabulary, "rt", encoding="utf-8") as file:
             lines = file.read().split("\n")
@@ -209,12 +211,13 @@ def clip_tokenizer(max_length: int = 77) -> PreTrainedTokenizerFast:
         tokens = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges), *specials]
         clip = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
     else:
-        try:
+        with contextlib.suppress(OSError):
             clip = CLIPTokenizer.from_pretrained(CLIP_HUB_ID)
-        except OSError:
+        # Without network, transformers may give a tokenizer all the same, with a vocabulary of next to nothing.
+        if clip is None or len(clip) != CLIP_VOCAB_SIZE:
             raise ValueError(
                 f"CLIP's vocabulary is needed: pip install open_clip_torch, or let {CLIP_HUB_ID} be reached."
-            ) from None
+            )
     return PreTrainedTokenizerFast(
         tokenizer_object=clip.backend_tokenizer,
         bos_token=clip.bos_token,

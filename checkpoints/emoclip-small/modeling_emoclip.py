@@ -928,7 +928,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             face_log_probs, voice_log_probs: (B, C), each normalised, or None.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
         Returns:
-            (B, C) fused log-probabilities and (B,) agreement, 0 where a modality is missing.
+            (B, C) fused log-probabilities, those of the one source where the other is missing and the target prior
+            where both are; (B,) agreement, 0 where a modality is missing.
         Raises:
             ValueError: neither is given.
         """
@@ -960,7 +961,13 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         together, nothing = sum(ratios), torch.zeros_like(reference)
         face, voice = (log_mass(ratio) for ratio in (*ratios, nothing)[:2])
         agreement = (log_mass(together) - face) - (voice - log_mass(nothing))  # exactly 0 where one is missing
-        return (log_prior + together).log_softmax(-1), agreement
+        fused = (log_prior + together).log_softmax(-1)
+        given = [torch.ones_like(face, dtype=torch.bool) if mask is None else mask for _, mask, _ in sources]
+        several = sum(mask.long() for mask in given) > 1  # (B,)
+        for (log_probs, _, _), here in zip(sources, given):
+            # Where there is nothing to fuse, the only source keeps the class shares that it was trained on.
+            fused = torch.where((here & ~several)[:, None], log_probs.log_softmax(-1), fused)
+        return fused, agreement
 
     def forward(
         self,
