@@ -7,29 +7,31 @@ Weights are random: speed does not depend on them. Where there is a GPU, it is t
 a plain transcription of the published computation: every module by itself, the transform's weights made anew at each
 call, its frames copied out and padded to 2,048 samples.
 
-Measured on 2 CPU cores that other programs were using, float32, torch 2.11, 5 s of sound. OMP_WAIT_POLICY=passive,
-because threads that wait by spinning take a shared core from each other; everything is 3 to 7 times slower then.
+Measured on 2 idle CPU cores, float32, torch 2.11, 5 s of sound:
 
-    OMP_WAIT_POLICY=passive python benchmarks/audioclip_speed.py --tower audio image --batch_sizes 1 8 --repeats 3
-
-    tower  batch  samples/s       ms  transform  baseline ms  speed-up
-    audio      1        4.2    238.5       13 %        545.0     2.29x
-    audio      8        3.7   2147.0       11 %       4702.5     2.19x
-    image      1        9.8    101.9
-    image      8       10.4    769.8
-
-    python benchmarks/audioclip_speed.py --threads 1 --batch_sizes 1 8 --repeats 3
+    python benchmarks/audioclip_speed.py --tower audio --batch_sizes 1 8 --repeats 9
 
     tower  batch  samples/s       ms  transform  baseline ms  speed-up
-    image      1        8.6    115.6
-    image      8        9.5    844.8
-    audio      1        4.8    210.5       13 %        638.1     3.03x
-    audio      8        4.1   1964.9       12 %       5111.0     2.60x
-    text       1       12.5     79.9
-    text       8       15.4    518.4
+    audio      1        6.6    152.0       11 %        316.1     2.08x
+    audio      8        6.7   1185.9       11 %       2458.4     2.07x
 
-Batches of 32, an idle machine and GPUs were not measured. What was tried on the audio tower, batch 1,
-one thread, by itself (milliseconds; runs differ by a tenth and more on that machine):
+    python benchmarks/audioclip_speed.py --batch_sizes 1 8 32 --repeats 3
+
+    tower  batch  samples/s       ms  transform  baseline ms  speed-up
+    image      1       17.4     57.6
+    image      8       18.0    444.9
+    image     32        8.6   3741.7
+    audio      1        8.3    121.0       13 %        255.3     2.11x
+    audio      8        6.7   1199.3       11 %       2124.9     1.77x
+    audio     32        5.8   5546.4       11 %      14487.5     2.61x
+    text       1       17.3     57.7
+    text       8       26.6    300.4
+    text      32       27.6   1161.4
+
+Runs differ: batches of 8 came to between 1.77 and 2.09 times the baseline's speed. On cores that other programs use,
+threads that wait by spinning take them from each other and everything is 3 to 7 times slower; there,
+OMP_WAIT_POLICY=passive helps. GPUs were not measured. What was tried on the audio tower, batch 1, one thread, on busy
+cores (milliseconds; runs differ by a tenth and more):
 
 - The transform's weights kept between calls: 40 to 50 saved a call. One matrix product with the 1,654 taps under the
   window, real and imaginary parts in one: 30. Channels last or not makes no difference to it.
