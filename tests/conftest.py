@@ -10,6 +10,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models as small as the tests' only lose by sharing a step among threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def yunet() -> str | None:
     """YuNet's file where it lies beside the data, None elsewhere."""

@@ -42,6 +42,23 @@ from data_emoclip import (
 from processing_emoclip import EmoCLIPFeatureExtractor
 from train_hf import train_tokenizer
 
+#: A model that learns nothing, fast, for the tests that train and evaluate one.
+TINY = {
+    "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
+    "audio_config": {"image_size": [32, 47]},
+    "text_config": {
+        "vocab_size": 512,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 32,
+        "pad_token_id": 0,
+        "bos_token_id": 510,
+        "eos_token_id": 511,
+    },
+    "projection_dim": 16,
+}
 CODES = {"angry": "ANG", "disgust": "DIS", "fear": "FEA", "happy": "HAP", "neutral": "NEU", "sad": "SAD"}
 #: One actor of each fold.
 ACTORS = (1001, 1019, 1037, 1055, 1073)

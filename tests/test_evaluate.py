@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_data import write_faces, write_voices
+from test_data import TINY, write_faces, write_voices
 
 import evaluate_hf
 from configuration_emoclip import LABELS, EmoCLIPConfig
@@ -25,13 +25,7 @@ from train_hf import train_tokenizer
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small only lose by sharing a step among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
@@ -39,20 +33,7 @@ def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProces
     words, _ = split_words()
     config = EmoCLIPConfig(
         **{
-            "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
-            "audio_config": {"image_size": [32, 47]},
-            "text_config": {
-                "vocab_size": 512,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "max_position_embeddings": 32,
-                "pad_token_id": 0,
-                "bos_token_id": 510,
-                "eos_token_id": 511,
-            },
-            "projection_dim": 16,
+            **TINY,
             "words": words,
             "prompt_templates": list(TEMPLATES),
             **fields,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from safetensors.torch import load_file
-from test_data import write_faces, write_voices
+from test_data import TINY, write_faces, write_voices
 from torch import nn
 
 from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
@@ -25,32 +25,10 @@ from train_hf import EmoCLIPTrainer, ModelArguments, build, class_shares, fit_te
 
 ROOT = Path(__file__).parent.parent
 REAL = os.environ.get("EMOCLIP_DATA")
-TINY = {
-    "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
-    "audio_config": {"image_size": [32, 47]},
-    "text_config": {
-        "vocab_size": 512,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 32,
-        "pad_token_id": 0,
-        "bos_token_id": 510,
-        "eos_token_id": 511,
-    },
-    "projection_dim": 16,
-}
 PARTS = ("face_loss", "voice_loss", "image_audio_loss", "image_text_loss", "audio_text_loss")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small only lose by sharing a step among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
