@@ -21,15 +21,9 @@ import gradio as gr
 import torch
 from gradio.utils import get_upload_folder
 
+from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from pipeline_emoclip import (
-    MAX_AUDIO_SECONDS,
-    Emotion,
-    EmotionRecognitionPipeline,
-    EmotionResult,
-    InputError,
-    load_image,
-)
+from pipeline_emoclip import Emotion, EmotionRecognitionPipeline, EmotionResult
 from processing_emoclip import EmoCLIPProcessor
 
 HERE = Path(__file__).parent

@@ -18,10 +18,8 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import pipeline
 
-import pipeline_emoclip
-from modeling_emoclip import EmoCLIPForEmotionClassification
-from pipeline_emoclip import (
-    EmotionRecognitionPipeline,
+import media_emoclip
+from media_emoclip import (
     FaceDetector,
     InputError,
     SpeechDetector,
@@ -29,10 +27,11 @@ from pipeline_emoclip import (
     crop_face,
     load_audio,
     load_image,
-    mean_log_probs,
     scored_windows,
     window_starts,
 )
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import EmotionRecognitionPipeline, mean_log_probs
 from processing_emoclip import EmoCLIPProcessor
 
 ROOT = Path(__file__).parent.parent
@@ -371,8 +370,8 @@ def test_crops_repeat_the_edge_and_never_exceed_the_training_resolution():
 
 
 def test_the_detector_is_yunet_where_a_file_is_given_and_haar_otherwise(monkeypatch, yunet, astronaut):
-    monkeypatch.delenv(pipeline_emoclip.YUNET_VARIABLE, raising=False)
-    monkeypatch.setattr(pipeline_emoclip, "yunet_from_hub", lambda: None)
+    monkeypatch.delenv(media_emoclip.YUNET_VARIABLE, raising=False)
+    monkeypatch.setattr(media_emoclip, "yunet_from_hub", lambda: None)
     pixels = np.asarray(astronaut)
     haar = FaceDetector()
     assert haar.name == "haar" and len(haar(pixels)) == 1
@@ -380,7 +379,7 @@ def test_the_detector_is_yunet_where_a_file_is_given_and_haar_otherwise(monkeypa
         FaceDetector("nowhere.onnx")
     if yunet:
         assert FaceDetector(yunet).name == "yunet"
-        monkeypatch.setenv(pipeline_emoclip.YUNET_VARIABLE, yunet)
+        monkeypatch.setenv(media_emoclip.YUNET_VARIABLE, yunet)
         detector = FaceDetector()
         assert detector.name == "yunet"
         # Both are framed alike: the squares that the model is shown differ little.
@@ -391,16 +390,16 @@ def test_the_detector_is_yunet_where_a_file_is_given_and_haar_otherwise(monkeypa
 def test_a_hub_that_cannot_be_reached_is_given_up_on_quickly_and_once(tmp_path):
     code = """
 import logging, sys, time
-import pipeline_emoclip
+import media_emoclip
 start = time.monotonic()
-assert pipeline_emoclip.yunet_from_hub() is None
-assert pipeline_emoclip.yunet_from_hub() is None
+assert media_emoclip.yunet_from_hub() is None
+assert media_emoclip.yunet_from_hub() is None
 print(time.monotonic() - start)
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < pipeline_emoclip.YUNET_DOWNLOAD_SECONDS + 1
+    assert float(done.stdout) < media_emoclip.YUNET_DOWNLOAD_SECONDS + 1
     assert "Retry" not in done.stderr
 
 
@@ -519,7 +518,7 @@ def test_when_both_are_broken_both_sentences_are_there(pipe):
 
 def test_length_is_limited_even_where_no_header_tells_it(speech, monkeypatch):
     data = record_like_a_browser(*speech, "webm", "libopus", live="1")
-    monkeypatch.setattr(pipeline_emoclip, "MAX_AUDIO_SECONDS", 1.0)
+    monkeypatch.setattr(media_emoclip, "MAX_AUDIO_SECONDS", 1.0)
     with pytest.raises(InputError, match="too long"):
         load_audio(data)
 
@@ -587,8 +586,8 @@ def test_finding_speech_leaves_torchs_threads_alone():
     code = """
 import torch
 before = torch.get_num_threads()
-import pipeline_emoclip
-pipeline_emoclip.SpeechDetector()
+import media_emoclip
+media_emoclip.SpeechDetector()
 assert torch.get_num_threads() == before
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
