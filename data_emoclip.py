@@ -468,8 +468,8 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         self.voices_name, voices_, self.voice_labels = voice_tensors(voices, mel_shape)
         self.pixels, self.voices = pixels.to(device), voices_.to(device)
         self.votes = {
-            "face_votes": vote_shares(faces, self.face_labels).to(device),
-            "voice_votes": vote_shares(voices, self.voice_labels).to(device),
+            "face_votes": vote_targets(faces, self.face_labels).to(device),
+            "voice_votes": vote_targets(voices, self.voice_labels).to(device),
         }
         self.prompt_counts = None
         if prompts is not None:
@@ -536,22 +536,29 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         return batch
 
 
-def vote_shares(dataset: Dataset | None, labels: torch.Tensor) -> torch.Tensor:
-    """What share of those who were asked chose each of LABELS, (n, C); of a row that nobody was asked about, or all
-    of whose votes went elsewhere, its label (n,) alone."""
-    own = F.one_hot(labels, len(LABELS)).float()
+def votes_for(dataset: Dataset | None) -> torch.Tensor | None:
+    """What share of all who were asked chose each of LABELS, (n, C), not all of them where some answered otherwise;
+    zeros in a row that nobody was asked about. None where the dataset has no votes."""
     column = next((column for column in VOTES if dataset and column in dataset.column_names), None)
     if column is None:
-        return own
+        return None
     counts = torch.tensor(dataset[column], dtype=torch.float32)  # (n, answers)
     if "row_exact" in dataset.column_names:  # False: these votes may belong to another image
         counts *= torch.tensor(dataset["row_exact"])[:, None]
-    votes = torch.zeros_like(own)
+    shares = torch.zeros(len(counts), len(LABELS))
     for answer, label in enumerate(VOTES[column]):
         if label is not None:
-            votes[:, LABELS.index(label)] = counts[:, answer]
+            shares[:, LABELS.index(label)] = counts[:, answer]
+    return shares / counts.sum(-1, keepdim=True).clamp(min=1)
+
+
+def vote_targets(dataset: Dataset | None, labels: torch.Tensor) -> torch.Tensor:
+    """The votes as distributions over LABELS (n, C); of a row that has none, its label (n,) alone."""
+    own, votes = F.one_hot(labels, len(LABELS)).float(), votes_for(dataset)
+    if votes is None:
+        return own
     total = votes.sum(-1, keepdim=True)
-    return torch.where(total > 0, votes / total.clamp(min=1), own)
+    return torch.where(total > 0, votes / total.clamp(min=1e-6), own)
 
 
 def spread(kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

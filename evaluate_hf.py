@@ -1,16 +1,23 @@
 """Every accuracy figure that the README or a model card prints, from one command:
 
     python evaluate_hf.py --model checkpoints/emoclip-small --faces DIR --voices DIR --output results.json
+    python evaluate_hf.py --protocol cremad-5fold --faces DIR --voices DIR --num_train_epochs 64   # trains, five times
 
-Faces: one crop, on the source's test split. Voices: the test actors of one fold. Fused: every test face that is not
-surprise with a random test voice of the same label, 10 pairings: synthetic pairs, of people who never met. Words:
-each face and voice against the prompts of every emotion, with the words of training and with those held out.
+Faces: one crop, on the source's test split; again as the mean over ten crops; without those that stand in the training
+split pixel for pixel; and against the label that most FER+ taggers chose. Voices: the test actors of one fold, whole
+and by sex, age, sentence and intensity. Fused: every test face that is not surprise with a random test voice of the
+same label, 10 pairings: synthetic pairs, of people who never met. Words: each face and voice against the prompts of
+every emotion, with the words of training and with those held out.
+
+The protocol `cremad-5fold` trains one model a fold (test fold k, choose on fold k + 1, train on the other three) with
+whatever arguments of train_hf.py are given, and goes on where it was interrupted.
 """
 
 import argparse
 import json
 import logging
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +33,7 @@ from configuration_emoclip import EmoCLIPConfig
 from data_emoclip import (
     FACE_SIZE,
     FACES_HUB_ID,
+    FOLDS,
     VOICES_HUB_ID,
     Corpus,
     load_faces,
@@ -34,12 +42,15 @@ from data_emoclip import (
     split_words,
     to_tensors,
     voice_tensors,
+    votes_for,
 )
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 
 PAIRINGS = 10
 CALIBRATION_BINS = 15
+CROP_SIDE = 44  # pixels of a test-time crop, of FACE_SIZE, as is customary for FER-2013
+AGE_GROUPS = ((20, 29), (30, 39), (40, 49), (50, 74))  # CREMA-D's actors, both ends within
 
 
 class EmotionMetrics(evaluate.Metric):
@@ -83,6 +94,24 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
+
+
+def reliability(probs: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """The calibration's bins, those that hold anything: n, mean confidence and accuracy of each."""
+    confidence, correct = probs.max(-1), probs.argmax(-1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    return [
+        {"n": int(here.sum()), "confidence": float(confidence[here].mean()), "accuracy": float(correct[here].mean())}
+        for here in (bins == i for i in range(CALIBRATION_BINS))
+        if here.any()
+    ]
+
+
+def confusion_matrix(probs: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    """How often each label (row) was answered by each of the C (column)."""
+    classes = probs.shape[1]
+    counts = np.bincount(labels * classes + probs.argmax(-1), minlength=classes**2)
+    return counts.reshape(classes, classes).tolist()
 
 
 def emotion_metrics(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -146,48 +175,95 @@ def word_embeddings(
     return torch.stack(rows).cpu()
 
 
-def evaluate_model(
+def describe(logits: torch.Tensor, labels: np.ndarray, temperature: float, names: list[str]) -> dict:
+    """The figures of one head: `emotion_metrics` of its logits (n, C), the calibration error that they had before they
+    were divided by the temperature, each emotion's recall, the confusion matrix and the reliability diagram."""
+    probs = logits.softmax(-1).numpy()
+    before = emotion_metrics((logits * temperature).softmax(-1).numpy(), labels)["calibration_error"]
+    answers = probs.argmax(-1)
+    return {
+        **emotion_metrics(probs, labels),
+        "calibration_error_before_scaling": before,
+        "recall": {names[i]: float((answers[labels == i] == i).mean()) for i in np.unique(labels)},
+        "confusion": confusion_matrix(probs, labels),
+        "reliability": reliability(probs, labels),
+    }
+
+
+def ten_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """The four corners and the middle of faces (n, 48, 48), CROP_SIDE pixels wide, and each of them mirrored."""
+    margin = FACE_SIZE - CROP_SIDE
+    corners = [(y, x) for y in (0, margin) for x in (0, margin)]
+    crops = [pixels[:, y : y + CROP_SIDE, x : x + CROP_SIDE] for y, x in [*corners, (margin // 2, margin // 2)]]
+    return [*crops, *(crop.flip(-1) for crop in crops)]
+
+
+def evaluate_faces(
+    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, faces: Dataset, train: Dataset | None
+) -> tuple[dict[str, dict], tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
+    """The figures of faces in the one form, and their log-posteriors (n, C), labels (n,) and embeddings (n, D).
+
+    `train` is what the model was trained on, of which no face may count as unseen.
+    """
+    pixels, labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
+    labels = labels.numpy()
+    logits, embeds = predict(model, processor, pixels=pixels)
+    results = {"face": describe(logits, labels, model.config.face_temperature, model.config.labels)}
+    probs = logits.softmax(-1).numpy()
+    views = np.mean([predict(model, processor, pixels=crop)[0].softmax(-1).numpy() for crop in ten_crops(pixels)], 0)
+    results["face_ten_crops"] = emotion_metrics(views, labels)
+    if train is not None:
+        seen = set(train["pixels"])
+        unseen = np.array([face not in seen for face in faces["pixels"]])
+        results["face_unseen"] = emotion_metrics(probs[unseen], labels[unseen])
+    votes = votes_for(faces)
+    if votes is not None:
+        clear = votes.max(-1).values.numpy() > 0.5  # more than half of all who were asked
+        majority = votes.argmax(-1).numpy()
+        results["face_majority"] = emotion_metrics(probs[clear], majority[clear])
+    return results, (logits.log_softmax(-1), labels, embeds)
+
+
+def evaluate_voices(
+    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, voices: Dataset
+) -> tuple[dict[str, dict], tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
+    """The figures of voices in the one form, and their log-posteriors (n, C), labels (n,) and embeddings (n, D)."""
+    kind, values, labels = voice_tensors(voices, (128, 188))
+    labels = labels.numpy()
+    logits, embeds = predict(model, processor, **{kind: values})
+    results = {"voice": describe(logits, labels, model.config.voice_temperature, model.config.labels)}
+    correct = logits.argmax(-1).numpy() == labels
+    groups = {name: np.array(voices[name]) for name in ("sex", "sentence", "intensity") if name in voices.column_names}
+    if "age" in voices.column_names:
+        ages = np.array(voices["age"])
+        groups["age"] = np.full(len(ages), "", dtype="U5")
+        for low, high in AGE_GROUPS:
+            groups["age"][(ages >= low) & (ages <= high)] = f"{low}-{high}"
+    by = {
+        name: {
+            str(value): {"n": int((of == value).sum()), "accuracy": float(correct[of == value].mean())}
+            for value in np.unique(of)
+        }
+        for name, of in groups.items()
+    }
+    if by:
+        results["voice_by"] = by
+    return results, (logits.log_softmax(-1), labels, embeds)
+
+
+def evaluate_words(
     model: EmoCLIPForEmotionClassification,
     processor: EmoCLIPProcessor,
-    faces: Dataset | None,
-    voices: Dataset | None,
-    seed: int = 0,
+    data: dict[str, tuple[torch.Tensor, np.ndarray, torch.Tensor]],
 ) -> dict[str, dict]:
-    """Every figure of one split: `face`, `voice`, `fused`, and `words`, each where there is data for it.
-
-    Args:
-        faces, voices: the split, in the one form of data_emoclip, or None.
-        seed: of the pairings.
-    """
-    model.eval()
-    data, results = {}, {}
-    for name, split in (("face", faces), ("voice", voices)):
-        if split is None:
-            continue
-        if name == "face":
-            kind, (values, labels) = "pixels", to_tensors(split, "pixels", (FACE_SIZE, FACE_SIZE))
-        else:
-            kind, values, labels = voice_tensors(split, (128, 188))
-        labels = labels.numpy()
-        logits, embeds = predict(model, processor, **{kind: values})
-        data[name] = logits.log_softmax(-1), labels, embeds
-        results[name] = emotion_metrics(logits.softmax(-1).numpy(), labels)
-        uncalibrated = logits * getattr(model.config, f"{name}_temperature")
-        before = emotion_metrics(uncalibrated.softmax(-1).numpy(), labels)["calibration_error"]
-        results[name]["calibration_error_before_scaling"] = before
-    if len(data) == 2:
-        results["fused"] = evaluate_pairs(model, *data["face"][:2], *data["voice"][:2], seed)
-    if model.config.words and model.config.prompt_templates:
-        trained, held_out = split_words()
-        results["words"] = {}
-        for name, words in (("trained", model.config.words), ("held_out", held_out)):
-            text = word_embeddings(model, processor, words)
-            for modality, (_, labels, embeds) in data.items():
-                answers = (embeds @ text.T).argmax(-1).numpy()
-                results["words"][f"{modality}_{name}"] = {
-                    "n": len(labels),
-                    "accuracy": float((answers == labels).mean()),
-                }
+    """How often the embeddings of faces and voices are closest to their own emotion's words."""
+    results = {}
+    for name, words in (("trained", model.config.words), ("held_out", split_words()[1])):
+        text = word_embeddings(model, processor, words)
+        for modality, (_, labels, embeds) in data.items():
+            answers = (embeds @ text.T).argmax(-1).numpy()
+            accuracy = float((answers == labels).mean())
+            results[f"{modality}_{name}"] = {"n": len(labels), "accuracy": accuracy}
     return results
 
 
@@ -200,16 +276,18 @@ def evaluate_pairs(
     seed: int,
 ) -> dict[str, float]:
     """Accuracy of the fusion, and of its parts on the same pairs: each face that has a voice of its label with one
-    drawn at random, PAIRINGS times over; means and standard deviations over the pairings."""
+    drawn at random, PAIRINGS times over; means and standard deviations over the pairings. `predicted_accuracy` is the
+    mean probability that the fusion gives its own answers: what it would come to, were its product rule right."""
     rows = np.flatnonzero(np.isin(face_labels, voice_labels))
     generator = np.random.default_rng(seed)
-    scores = {"fused": [], "face": [], "voice": []}
+    scores, predicted = {"fused": [], "face": [], "voice": []}, []
     for _ in range(PAIRINGS):
         partners = np.empty(len(rows), dtype=int)
         for label in np.unique(voice_labels):
             here = face_labels[rows] == label
             partners[here] = generator.choice(np.flatnonzero(voice_labels == label), here.sum())
         fused, _ = model.fuse(face_log_probs[rows], voice_log_probs[partners])
+        predicted.append(fused.exp().max(-1).values.mean().item())
         for name, log_probs in (
             ("fused", fused),
             ("face", face_log_probs[rows]),
@@ -217,23 +295,30 @@ def evaluate_pairs(
         ):
             scores[name].append(float((log_probs.argmax(-1).numpy() == face_labels[rows]).mean()))
     results = {"n": len(rows), "pairings": PAIRINGS, "accuracy": float(np.mean(scores["fused"]))}
-    results["accuracy_spread"] = float(np.std(scores["fused"]))
+    results |= {"accuracy_spread": float(np.std(scores["fused"])), "predicted_accuracy": float(np.mean(predicted))}
     return results | {f"{name}_alone_accuracy": float(np.mean(scores[name])) for name in ("face", "voice")}
 
 
 def markdown_table(results: dict) -> str:
-    """The figures of `results.json` as a table."""
+    """The figures of `results.json` as tables: the whole, each emotion's recall, and the voices by group."""
     splits = results["splits"]
     pairs = " x ".join(splits.values()) + ", synthetic pairs"
     rows = [
         ("face, one crop", splits.get("face"), results.get("face")),
+        ("face, mean over ten crops", splits.get("face"), results.get("face_ten_crops")),
+        ("face, one crop, not in train", f"{splits.get('face')}, without repeats", results.get("face_unseen")),
+        ("face, against FER+'s majority", f"{splits.get('face')}, FER+ labels", results.get("face_majority")),
         ("voice", splits.get("voice"), results.get("voice")),
+        ("voice, mean of five folds", "folds 0 to 4", results.get("voice_folds")),
     ]
     if fused := results.get("fused"):
         rows.append(("face and voice, fused", pairs, fused))
-        for name in ("face", "voice"):
-            alone = {"n": fused["n"], "accuracy": fused[f"{name}_alone_accuracy"]}
-            rows.append((f"the {name} alone, same pairs", pairs, alone))
+        for key, what in (
+            ("predicted", "the same, as the product rule predicts"),
+            ("face_alone", "the face alone, same pairs"),
+            ("voice_alone", "the voice alone, same pairs"),
+        ):
+            rows.append((what, pairs, {"n": fused["n"], "accuracy": fused[f"{key}_accuracy"]}))
     for name, figures in results.get("words", {}).items():
         modality, words = name.split("_", 1)
         rows.append((f"{modality} against {words.replace('_', '-')} words", splits[modality], figures))
@@ -254,6 +339,18 @@ def markdown_table(results: dict) -> str:
         if "accuracy_spread" in figures:
             accuracy += f" ± {100 * figures['accuracy_spread']:.1f}"
         lines.append(f"| {what} | {split} | {figures['n']:,} | {accuracy} | {' | '.join(cells)} |")
+    recalls = {name: results[name]["recall"] for name in ("face", "voice") if name in results}
+    emotions = list(dict.fromkeys(label for recall in recalls.values() for label in recall))
+    if recalls:
+        lines += ["", f"| recall % | {' | '.join(emotions)} |", f"| --- |{' --- |' * len(emotions)}"]
+    for name, recall in recalls.items():
+        cells = [f"{100 * recall[label]:.0f}" if label in recall else "" for label in emotions]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if groups := results.get("voice_by"):
+        lines += ["", "| voices by | accuracy % (n) |", "| --- | --- |"]
+        for name, values in groups.items():
+            cells = [f"{value} {100 * each['accuracy']:.0f} ({each['n']:,})" for value, each in values.items()]
+            lines.append(f"| {name} | {', '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -265,7 +362,7 @@ def evaluate_split(
     split: str,
     most: int | None = None,
 ) -> dict[str, dict]:
-    """`evaluate_model` on the `validation` or `test` rows, at most so many, with the splits' names."""
+    """Every figure of the `validation` or `test` rows, at most so many, with the splits' names under `splits`."""
     rows, names = {}, {}
     for name, corpus in (("face", faces), ("voice", voices)):
         dataset = None if corpus is None else getattr(corpus, split)
@@ -274,7 +371,53 @@ def evaluate_split(
         rows[name] = dataset
         if corpus is not None:
             names[name] = corpus.test_name if split == "test" else corpus.validation_name
-    return {"splits": names, **evaluate_model(model, processor, rows["face"], rows["voice"])}
+    model.eval()
+    results, data = {"splits": names}, {}
+    if rows["face"] is not None:
+        figures, data["face"] = evaluate_faces(model, processor, rows["face"], faces.train)
+        results |= figures
+    if rows["voice"] is not None:
+        figures, data["voice"] = evaluate_voices(model, processor, rows["voice"])
+        results |= figures
+    if len(data) == 2:
+        results["fused"] = evaluate_pairs(model, *data["face"][:2], *data["voice"][:2], seed=0)
+    if data and model.config.words and model.config.prompt_templates:
+        results["words"] = evaluate_words(model, processor, data)
+    return results
+
+
+def evaluate_folds(folder: Path, voices: Dataset, train_arguments: list[str]) -> dict:
+    """Trains a model for each fold of CREMA-D, those that `folder` does not hold yet, and scores it on that fold.
+
+    Returns:
+        `folds`, the figures of each; the mean of their accuracies (WA) and mean recalls (UA), and the accuracies'
+        standard deviation; the calibration of all folds' answers together.
+    """
+    folds, probs, labels = [], [], []
+    for fold in range(FOLDS):
+        output = folder / f"fold{fold}"
+        if not (output / "results.json").is_file():  # the last thing that a training writes
+            command = ["train_hf.py", "--fold", str(fold), "--output_dir", str(output), *train_arguments]
+            subprocess.run([sys.executable, str(Path(__file__).with_name(command[0])), *command[1:]], check=True)
+        model = EmoCLIPForEmotionClassification.from_pretrained(output).eval()
+        if torch.cuda.is_available():
+            model.cuda()
+        test = split_voices(voices, fold).test
+        _, (log_probs, fold_labels, _) = evaluate_voices(model, EmoCLIPProcessor.from_pretrained(output), test)
+        probs.append(log_probs.exp().numpy())
+        labels.append(fold_labels)
+        folds.append({"fold": fold, **emotion_metrics(probs[-1], fold_labels)})
+    accuracies = [each["accuracy"] for each in folds]
+    pooled = emotion_metrics(np.concatenate(probs), np.concatenate(labels))
+    return {
+        "n": pooled["n"],
+        "accuracy": float(np.mean(accuracies)),
+        "accuracy_spread": float(np.std(accuracies)),
+        "mean_recall": float(np.mean([each["mean_recall"] for each in folds])),
+        "calibration_error": pooled["calibration_error"],
+        "expected_if_calibrated": pooled["expected_if_calibrated"],
+        "folds": folds,
+    }
 
 
 def write_results(results: dict, path: Path):
@@ -396,6 +539,38 @@ Weights are under Apache-2.0. CREMA-D is under the Open Database License 1.0; FE
 """
 
 
+def draw(results: dict, path: Path, labels: list[str]):
+    """The confusion matrices and reliability diagrams of the face and the voice as one picture."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        sys.exit("evaluate_hf.py: --picture needs matplotlib: pip install matplotlib")
+    heads = [name for name in ("face", "voice") if name in results]
+    figure, axes = pyplot.subplots(len(heads), 2, figsize=(10, 4.6 * len(heads)), squeeze=False, layout="constrained")
+    for (matrix_axis, reliability_axis), name in zip(axes, heads):
+        known = [i for i, label in enumerate(labels) if label in results[name]["recall"]]
+        shares = np.array(results[name]["confusion"], dtype=float)[known]
+        shares /= shares.sum(1, keepdims=True)
+        matrix_axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            matrix_axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
+        matrix_axis.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+        matrix_axis.set_yticks(range(len(known)), [labels[i] for i in known])
+        matrix_axis.set(title=f"{name}: answers % of each label", xlabel="answer", ylabel="label")
+        bins = results[name]["reliability"]
+        confidence, accuracy, n = (np.array([each[key] for each in bins]) for key in ("confidence", "accuracy", "n"))
+        reliability_axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="perfectly calibrated")
+        error = np.sqrt(accuracy * (1 - accuracy) / n)
+        reliability_axis.errorbar(confidence, accuracy, error, fmt="o-", capsize=3, label="model ± standard error")
+        reliability_axis.bar(confidence, n / n.sum(), width=0.05, alpha=0.25, label="share of the answers")
+        reliability_axis.set(
+            title=f"{name}: reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1)
+        )
+        reliability_axis.legend(loc="upper left", fontsize="small")
+    figure.savefig(path, dpi=90)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="checkpoints/emoclip-small", help="folder or Hub id")
@@ -403,10 +578,15 @@ def main():
     parser.add_argument("--voices", help="CREMA-D: a folder or a Hub id; `none` for no voices")
     parser.add_argument("--fold", type=int, default=0, help="CREMA-D's test fold")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--output", default="results.json")
+    parser.add_argument("--protocol", choices=("split", "cremad-5fold"), default="split", help="see above")
+    parser.add_argument("--folds", default="outputs/folds", help="where the models of the five folds are kept")
+    parser.add_argument("--output", default="results.json", help="what is there of the other protocol stays")
     parser.add_argument("--card", action="store_true", help="write the model's card anew, from these figures")
     parser.add_argument("--table", metavar="FILE", help="put the table between the marks of this Markdown file")
-    args = parser.parse_args()
+    parser.add_argument("--picture", metavar="FILE", help="draw confusion matrices and reliability diagrams")
+    args, train_arguments = parser.parse_known_args()
+    if train_arguments and args.protocol != "cremad-5fold":
+        parser.error(f"unrecognized arguments: {' '.join(train_arguments)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         model = EmoCLIPForEmotionClassification.from_pretrained(args.model)
@@ -417,20 +597,29 @@ def main():
         sys.exit(f"evaluate_hf.py: {args.model} has no training.json, from which its card says how it was trained.")
     try:
         faces = None if args.faces == "none" else load_faces(args.faces)
-        voices = None
-        if args.voices != "none":
-            voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold)
+        voices = None if args.voices == "none" else load_voices(args.voices, processor.feature_extractor)
+        split = None if voices is None else split_voices(voices, args.fold)
     except (OSError, ValueError) as error:
         sys.exit(f"evaluate_hf.py: {error}")
-    if torch.cuda.is_available():
-        model.cuda()
-    results = evaluate_split(model, processor, faces, voices, args.split)
-    write_results(results, Path(args.output))
+    output = Path(args.output)
+    results = json.loads(output.read_text()) if output.is_file() else {}
+    if args.protocol == "cremad-5fold":
+        sources = [f"--{name}={source}" for name, source in (("faces", args.faces), ("voices", args.voices)) if source]
+        results["voice_folds"] = evaluate_folds(Path(args.folds), voices, [*sources, *train_arguments])
+        results.setdefault("splits", {})  # of the other protocol, where it was run
+    else:
+        if torch.cuda.is_available():
+            model.cuda()
+        folds = {name: value for name, value in results.items() if name == "voice_folds"}
+        results = evaluate_split(model, processor, faces, split, args.split) | folds
+    write_results(results, output)
     print(markdown_table(results))
     if args.card:
         write_card(Path(args.model), results)
     if args.table:
         replace_table(Path(args.table), markdown_table(results))
+    if args.picture:
+        draw(results, Path(args.picture), model.config.labels)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Fine-tunes EmoCLIP on FER-2013 faces and CREMA-D voices with the Hugging Face Trainer.
 
-    python train_hf.py                                        # the Hub's copies of both, 20 epochs
+    python train_hf.py                                        # the Hub's copies of both, by the recipe
     python train_hf.py --faces data/fer2013 --voices data/cremad --output_dir outputs/mine
     python train_hf.py --push_to_hub --hub_model_id me/emoclip
     torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
@@ -29,7 +29,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from transformers import (
     CLIPVisionModel,
     EarlyStoppingCallback,
@@ -103,13 +103,13 @@ class DataArguments:
     voices: str = field(default=VOICES_HUB_ID, metadata={"help": "CREMA-D: a folder or a Hub id"})
     fold: int = field(default=0, metadata={"help": "CREMA-D fold to test on; the next chooses, the others train"})
     voices_per_epoch: int | None = field(
-        default=None, metadata={"help": "rows that carry a voice; by default twice the voices"}
+        default=None, metadata={"help": "rows that carry a voice; by default each voice once"}
     )
     votes: float = field(
-        default=0.0, metadata={"help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1"}
+        default=0.3, metadata={"help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1"}
     )
     mixup: float = field(
-        default=0.0,
+        default=0.2,
         metadata={"help": "alpha of the Beta distribution by which faces, and voices, are mixed; 0 is not"},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
@@ -119,10 +119,10 @@ class DataArguments:
 @dataclass
 class EmoCLIPTrainingArguments(TrainingArguments):
     output_dir: str = "outputs/emoclip-small"
-    num_train_epochs: float = 20
-    per_device_train_batch_size: int = 256
+    num_train_epochs: float = 64
+    per_device_train_batch_size: int = 512
     per_device_eval_batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "of everything but the heads; by default --learning_rate"}
     )
@@ -131,14 +131,16 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     warmup_steps: float = 0.1
     max_grad_norm: float = 1.0
     bf16: bool = field(default=GPU_HAS_BF16, metadata={"help": "by default where the GPU can; on a CPU on request"})
-    eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"
+    eval_strategy: str = "steps"
+    eval_steps: float = 0.125  # of the whole training
+    save_strategy: str = "steps"
+    save_steps: float = 0.125
     save_total_limit: int = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str = "eval_accuracy"
     early_stopping_patience: int = field(default=10, metadata={"help": "evaluations without a better accuracy"})
     ema_decay: float = field(
-        default=0.0, metadata={"help": "of the running average of the weights, which is what is kept; 0 is none"}
+        default=0.99, metadata={"help": "of the running average of the weights, which is what is kept; 0 is none"}
     )
     teachers: list[str] = field(
         default_factory=list, metadata={"help": "EmoCLIPs, folders or Hub ids, whose mean answer is taught too"}
@@ -152,6 +154,8 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self.fp16 = self.fp16 or (torch.cuda.is_available() and not GPU_HAS_BF16 and not self.use_cpu)
         self.bf16 = self.bf16 and not self.fp16
+        # Trainer would compile the whole model; its rows and losses have shapes of their own in every batch.
+        self.compile_towers, self.torch_compile = self.torch_compile, False
         self.dataloader_pin_memory = False  # what can be pinned is on the GPU already
         self.remove_unused_columns = False  # FaceVoiceDataset gives exactly what is used
         self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
@@ -179,10 +183,11 @@ class EmoCLIPTrainer(Trainer):
         ]
         self.average = None
         if self.args.ema_decay:
-            self.average = AveragedModel(
-                self.model, multi_avg_fn=get_ema_multi_avg_fn(self.args.ema_decay), use_buffers=True
-            )
+            self.average = AveragedModel(self.model, multi_avg_fn=self.average_tensors, use_buffers=True)
             self.add_callback(AverageWeights(self))
+        if self.args.compile_towers:
+            for tower in (self.model.emoclip.vision_model, self.model.emoclip.text_model):
+                tower.compile(dynamic=True)
 
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
         """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
@@ -238,6 +243,14 @@ class EmoCLIPTrainer(Trainer):
         masks = {name: inputs[name] for name in ("face_mask", "voice_mask")}
         return super()._prepare_inputs(inputs) | (masks if self.model.training else {})
 
+    def average_tensors(self, averaged: list[torch.Tensor], current: list[torch.Tensor], _):
+        """Moves the averages; at the start by more, as the weights move far from where they were made."""
+        decay = min(self.args.ema_decay, (1 + self.state.global_step) / (10 + self.state.global_step))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:
+            torch._foreach_copy_(averaged, current)
+
     @contextmanager
     def averaged(self):
         """The model with the averaged weights, where there are any."""
@@ -251,6 +264,7 @@ class EmoCLIPTrainer(Trainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         result = super().train(*args, **kwargs)
+        torch.compiler.set_stance("force_eager")
         if self.average is not None and not self.args.load_best_model_at_end:
             self.model.load_state_dict(self.average.module.state_dict())
         return result
@@ -258,6 +272,10 @@ class EmoCLIPTrainer(Trainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         with self.averaged():
             return super().evaluate(*args, **kwargs)
+
+    def prediction_step(self, *args, **kwargs):
+        with torch.compiler.set_stance("force_eager"):  # compiling for evaluation would take longer than evaluation
+            return super().prediction_step(*args, **kwargs)
 
     def _save(self, output_dir: str, state_dict: dict | None = None):
         if self.average is None:
@@ -551,15 +569,14 @@ def make_trainer(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(memory_format=torch.channels_last)
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
-    voices_per_epoch = data_args.voices_per_epoch
-    if voices_per_epoch is None:
-        voices_per_epoch = 2 * len(train_voices)
     # Waveforms may be too many for a GPU's memory; pictures are not.
     held = {"seed": args.seed, "device": args.device if "mel" in train_voices.column_names else "cpu"}
     trainer = EmoCLIPTrainer(
         model,
         args,
-        train_dataset=FaceVoiceDataset(train_faces, train_voices, prompts, voices_per_epoch=voices_per_epoch, **held),
+        train_dataset=FaceVoiceDataset(
+            train_faces, train_voices, prompts, voices_per_epoch=data_args.voices_per_epoch, **held
+        ),
         eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, **held),
         processor=processor,
         votes=data_args.votes,

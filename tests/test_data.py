@@ -31,6 +31,7 @@ from data_emoclip import (
     label_reader,
     load_faces,
     load_voices,
+    mix,
     rectangles,
     split_voices,
     split_words,
@@ -38,6 +39,8 @@ from data_emoclip import (
     to_label,
     to_tensors,
     tokenize_prompts,
+    vote_targets,
+    votes_for,
 )
 from processing_emoclip import EmoCLIPFeatureExtractor
 from train_hf import train_tokenizer
@@ -576,6 +579,43 @@ def test_faces_or_voices_may_be_missing_altogether():
     assert len(only_voices) == 48 and only_voices.__getitems__(range(48))["voice_mask"].all()
 
 
+def voted(column: str, votes: list[list[int]], **more) -> Dataset:
+    return Dataset.from_dict({column: votes, **more})
+
+
+def test_ferplus_votes_are_shares_of_all_who_were_asked_in_the_projects_order():
+    #        neutral happy surprise sad angry disgust fear contempt unknown NF
+    votes = [[1, 6, 0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 10], [10, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+    shares = votes_for(voted("ferplus_votes", votes, row_exact=[True, True, False]))
+    first = dict(zip(LABELS, shares[0].tolist()))
+    assert first == pytest.approx({**dict.fromkeys(LABELS, 0), "neutral": 0.1, "happy": 0.6, "fear": 0.1})
+    assert not shares[1].any()  # everybody saw something else
+    assert not shares[2].any()  # perhaps another image's votes
+
+
+def test_what_was_voted_on_becomes_a_distribution_and_the_rest_keeps_its_label():
+    voices = voted("voice_votes", [[1, 0, 0, 3, 0, 0], [0, 0, 0, 0, 0, 0]])
+    targets = vote_targets(voices, torch.tensor([0, 5]))
+    assert targets[0].tolist() == pytest.approx([0.25, 0, 0, 0.75, 0, 0, 0])
+    assert targets[1].tolist() == [0, 0, 0, 0, 0, 1, 0]
+    assert torch.equal(vote_targets(voted("label", [3]), torch.tensor([3])), torch.eye(7)[[3]])
+    assert votes_for(voted("label", [3])) is None and votes_for(None) is None
+
+
+def test_a_batch_holds_the_votes_of_its_own_rows():
+    faces = corpus_of(FACE_COUNTS, "pixels", 48 * 48)
+    generator = np.random.default_rng(0)
+    votes = generator.integers(0, 5, (len(faces), 10)).tolist()
+    faces = faces.add_column("ferplus_votes", votes)
+    dataset = FaceVoiceDataset(faces, corpus_of(VOICE_COUNTS, "mel", 24), mel_shape=(4, 6))
+    batch = dataset.__getitems__(range(len(dataset)))
+    every = vote_targets(faces, torch.tensor(faces["label"]))
+    present = batch["face_mask"]
+    numbers = batch["faces"][present][:, 0, 0].long() - 1
+    assert torch.equal(batch["face_votes"][present], every[numbers])
+    assert not batch["face_votes"][~present].any()
+
+
 # --- Words
 
 
@@ -695,6 +735,20 @@ def test_stretches_of_frequency_and_of_time_are_masked(monkeypatch):
     centre = torch.zeros_like(masked)
     centre[:, 30:100, 60:120] = True  # far from the edges, which shifting may bring in
     assert (images[centre & ~masked] > 0.7).all()
+
+
+def test_mixup_mixes_input_and_target_alike_and_only_with_those_that_are_there():
+    torch.manual_seed(0)
+    values, mask = torch.arange(1.0, 9.0)[:, None].repeat(1, 3), torch.arange(8) % 4 != 3
+    values[~mask] = 0
+    targets = torch.eye(8)
+    mixed, mixed_targets = mix(values, targets, mask, alpha=0.5)
+    assert torch.allclose(mixed, mixed_targets @ values)  # whoever the partner and whatever its part
+    assert torch.allclose(mixed_targets.sum(-1), torch.ones(8))
+    assert (mixed_targets.diagonal() >= 0.5).all() and (mixed_targets.diagonal() < 1).any()
+    assert torch.equal(mixed[~mask], values[~mask])
+    assert not mixed_targets[mask][:, ~mask].any()
+    assert torch.equal(values, torch.arange(1.0, 9.0)[:, None].repeat(1, 3) * mask[:, None])  # the originals stay
 
 
 def test_the_start_and_the_length_of_a_voice_are_moved():

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from test_data import TINY, write_faces, write_voices
 
 import evaluate_hf
@@ -179,6 +181,7 @@ def test_pairings_differ_and_their_spread_is_told(parts):
     figures = evaluate_pairs(parts[0], guesses(face_labels), face_labels, guesses(voice_labels), voice_labels, 0)
     assert 0 < figures["accuracy_spread"] < 0.1
     assert figures["accuracy"] > max(figures["face_alone_accuracy"], figures["voice_alone_accuracy"])
+    assert 0 < figures["predicted_accuracy"] < 1
 
 
 def test_predictions_are_in_order_whatever_the_batch(parts):
@@ -199,6 +202,115 @@ def test_bytes_become_what_the_processor_makes_of_the_original(parts):
     features = prepare(processor, None, stored)["input_features"]
     expected = processor(audio=samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
     assert (features - expected).abs().max() * processor.feature_extractor.std * 256 <= 0.51  # half a level
+
+
+def votes(*counts: int) -> list[int]:
+    return [*counts, *[0] * (10 - len(counts))]
+
+
+def faces_with_votes() -> tuple[Dataset, Dataset]:
+    """Four test faces, of which the first stands in train; FER+ taggers call the second sad, clearly, and the third
+    happy, by five of ten only."""
+    generator = np.random.default_rng(0)
+    pixels = [generator.integers(0, 256, 48 * 48, dtype=np.uint8).tobytes() for _ in range(6)]
+    train = Dataset.from_dict({"pixels": [pixels[0], *pixels[4:]], "label": [0, 1, 2]})
+    columns = {
+        "pixels": pixels[:4],
+        "label": [0, 3, 3, 6],
+        #                 neutral happy surprise sad
+        "ferplus_votes": [votes(10), votes(1, 0, 0, 8), votes(3, 5, 2), votes(0, 0, 9)],
+        "row_exact": [True, True, True, False],
+    }
+    return Dataset.from_dict(columns), train
+
+
+def test_faces_are_scored_whole_by_crops_unseen_and_against_the_majority(parts):
+    test, train = faces_with_votes()
+    results, (log_probs, labels, embeds) = evaluate_hf.evaluate_faces(*parts, test, train)
+    assert {name: figures["n"] for name, figures in results.items()} == {
+        "face": 4,
+        "face_ten_crops": 4,
+        "face_unseen": 3,  # without the one that stands in train
+        "face_majority": 2,  # without the face that half agree on, and the one whose votes may be another's
+    }
+    answers = log_probs.argmax(-1).numpy()
+    assert results["face_unseen"]["accuracy"] == pytest.approx((answers[1:] == labels[1:]).mean())
+    majority = np.array([LABELS.index("neutral"), LABELS.index("sad")])
+    assert results["face_majority"]["accuracy"] == pytest.approx((answers[:2] == majority).mean())
+    figures = results["face"]
+    assert np.array(figures["confusion"]).sum(1).tolist() == np.bincount(labels, minlength=7).tolist()
+    hits = np.diag(figures["confusion"])
+    assert figures["accuracy"] == pytest.approx(hits.sum() / 4)
+    assert figures["recall"] == {LABELS[i]: pytest.approx(hits[i] / (labels == i).sum()) for i in np.unique(labels)}
+    assert sum(each["n"] for each in figures["reliability"]) == 4
+    gap = sum(each["n"] / 4 * abs(each["confidence"] - each["accuracy"]) for each in figures["reliability"])
+    assert gap == pytest.approx(figures["calibration_error"], abs=1e-6)
+
+
+def test_the_ten_crops_are_the_corners_the_middle_and_their_mirror_images():
+    pixels = torch.randint(0, 256, (2, 48, 48), dtype=torch.uint8)
+    crops = evaluate_hf.ten_crops(pixels)
+    side = evaluate_hf.CROP_SIDE
+    assert len(crops) == 10 and {tuple(crop.shape) for crop in crops} == {(2, side, side)}
+    assert len({crop[0].numpy().tobytes() for crop in crops}) == 10
+    assert torch.equal(crops[0], pixels[:, :side, :side]) and torch.equal(crops[3], pixels[:, -side:, -side:])
+    assert all(torch.equal(a.flip(-1), b) for a, b in zip(crops[:5], crops[5:]))
+
+
+def test_voices_are_scored_by_group(parts):
+    generator = np.random.default_rng(0)
+    voices = Dataset.from_dict(
+        {
+            "mel": [generator.integers(0, 256, 128 * 188, dtype=np.uint8).tobytes() for _ in range(5)],
+            "label": [0, 1, 2, 3, 4],
+            "sex": ["Male", "Female", "Female", "Male", "Female"],
+            "age": [20, 29, 30, 51, 74],
+        }
+    )
+    results, (log_probs, labels, _) = evaluate_hf.evaluate_voices(*parts, voices)
+    correct = log_probs.argmax(-1).numpy() == labels
+    assert results["voice_by"]["sex"] == {
+        "Female": {"n": 3, "accuracy": pytest.approx(correct[[1, 2, 4]].mean())},
+        "Male": {"n": 2, "accuracy": pytest.approx(correct[[0, 3]].mean())},
+    }
+    assert {group: each["n"] for group, each in results["voice_by"]["age"].items()} == {
+        "20-29": 2,
+        "30-39": 1,
+        "50-74": 2,
+    }
+
+
+def test_five_folds_are_trained_scored_and_not_trained_again(tmp_path, parts, monkeypatch):
+    """Every fold is tested on its own actors by a model of its own; here they stand ready but for one."""
+    write_voices(tmp_path / "voices", sentences=("DFA",))
+    voices = evaluate_hf.load_voices(str(tmp_path / "voices"), parts[1].feature_extractor)
+    trained = []
+
+    def train(command: list[str], check: bool):
+        folder = Path(command[command.index("--output_dir") + 1])
+        trained.append((command[command.index("--fold") + 1], command[-2:]))
+        save_all(*parts, folder)
+        (folder / "results.json").write_text("{}")
+
+    monkeypatch.setattr(evaluate_hf.subprocess, "run", train)
+    for fold in (0, 1, 2, 4):
+        train(["--fold", str(fold), "--output_dir", str(tmp_path / "folds" / f"fold{fold}")], check=True)
+    trained.clear()
+    figures = evaluate_hf.evaluate_folds(tmp_path / "folds", voices, ["--num_train_epochs", "2"])
+    assert trained == [("3", ["--num_train_epochs", "2"])]
+    assert [each["fold"] for each in figures["folds"]] == [0, 1, 2, 3, 4]
+    assert figures["n"] == sum(each["n"] for each in figures["folds"]) == len(voices)
+    accuracies = [each["accuracy"] for each in figures["folds"]]
+    assert figures["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert figures["accuracy_spread"] == pytest.approx(np.std(accuracies))
+
+
+def test_the_picture_is_drawn(tmp_path, parts):
+    pytest.importorskip("matplotlib")
+    results, _ = evaluate_hf.evaluate_faces(*parts, *faces_with_votes())
+    evaluate_hf.draw(results, tmp_path / "figures.png", list(LABELS))
+    with Image.open(tmp_path / "figures.png") as picture:
+        assert min(picture.size) > 300 and len(set(picture.convert("L").getdata())) > 50
 
 
 # --- The command
@@ -246,8 +358,10 @@ def test_one_command_prints_and_writes_every_figure_with_n(folders):
         assert 0 <= results["face"][name] <= 1 and 0 <= results["voice"][name] <= 1
     assert results["splits"] == {"face": "PublicTest+PrivateTest", "voice": "fold 0"}
     assert done.stdout.strip() == markdown_table(results)
-    rows = [line.split("|") for line in done.stdout.strip().splitlines()[2:]]
-    assert [int(cells[3].replace(",", "")) for cells in rows] == [21, 6, 18, 18, 18, 21, 6, 21, 6]
+    main, recall = done.stdout.strip().split("\n\n")
+    rows = [line.split("|") for line in main.splitlines()[2:]]
+    assert [int(cells[3].replace(",", "")) for cells in rows] == [21, 21, 21, 6, 18, 18, 18, 18, 21, 6, 21, 6]
+    assert [line.split("|")[1].strip() for line in recall.splitlines()[2:]] == ["face", "voice"]
     assert f"**{100 * results['face']['accuracy']:.1f}**" in done.stdout
 
 

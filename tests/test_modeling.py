@@ -529,6 +529,27 @@ def test_every_weight_takes_part_in_training():
     assert [name for name in idle if "k_proj.bias" not in name] == []
 
 
+def test_labels_may_be_probabilities():
+    model, batch = tiny_model().train(), make_batch()
+    certain = {f"{name}_labels": F.one_hot(batch[f"{name}_labels"], 7).float() for name in ("face", "voice")}
+    by_index, by_probability = model(**batch), model(**batch | certain)
+    for part, loss in by_index.losses.items():
+        assert by_probability.losses[part].item() == pytest.approx(loss.item(), abs=1e-5), part
+    halves = {"face_labels": certain["face_labels"].roll(1, 0)}
+    mixed = model(**batch | {"face_labels": (certain["face_labels"] + halves["face_labels"]) / 2}).losses["face"]
+    other = model(**batch | halves).losses["face"]
+    assert mixed.item() == pytest.approx((by_index.losses["face"].item() + other.item()) / 2, abs=1e-5)
+
+
+def test_what_the_voice_head_was_not_taught_is_left_out_of_its_probabilities():
+    model, batch = tiny_model().train(), make_batch()
+    targets = F.one_hot(batch["voice_labels"], 7).float() * 0.8
+    with_surprise = targets.clone()
+    with_surprise[:, LABELS.index("surprise")] = 0.2
+    losses = [model(**batch | {"voice_labels": labels}).losses["voice"] for labels in (targets / 0.8, with_surprise)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+
+
 def test_a_voice_labelled_with_an_untaught_class_is_an_error():
     batch = make_batch()
     batch["voice_labels"][0] = LABELS.index("surprise")

@@ -21,10 +21,19 @@ from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
 from data_emoclip import load_faces
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
-from train_hf import EmoCLIPTrainer, ModelArguments, build, class_shares, fit_temperature, train_tokenizer
+from train_hf import (
+    EmoCLIPTrainer,
+    EmoCLIPTrainingArguments,
+    ModelArguments,
+    build,
+    class_shares,
+    fit_temperature,
+    train_tokenizer,
+)
 
 ROOT = Path(__file__).parent.parent
 REAL = os.environ.get("EMOCLIP_DATA")
+NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 PARTS = ("face_loss", "voice_loss", "image_audio_loss", "image_text_loss", "audio_text_loss")
 
 
@@ -50,6 +59,8 @@ def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
         "per_device_train_batch_size": 16,
         "num_train_epochs": 1,
         "logging_steps": 1,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
         "report_to": "none",
         "use_cpu": True,
         "disable_tqdm": True,
@@ -200,6 +211,46 @@ def test_one_epoch_on_200_real_samples(tmp_path):
     assert sum(config.face_prior.values()) == pytest.approx(1, abs=1e-4)
     results = json.loads((tmp_path / "real" / "results.json").read_text())
     assert results["face"]["n"] == results["voice"]["n"] == 100
+
+
+def test_a_resumed_training_has_the_average_and_the_weights_it_stopped_with(folder, trained):
+    """The checkpoint's own weights are the average; beside them lie those that the optimizer moves."""
+    newest = max(trained.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    average, live = load_file(newest / "model.safetensors"), load_file(newest / EmoCLIPTrainer.live_weights)
+    assert average.keys() == live.keys()
+    assert not torch.equal(average["face_head.classifier.weight"], live["face_head.classifier.weight"])
+    args = EmoCLIPTrainingArguments(**NO_EVALUATION, output_dir=str(folder / "unused"), use_cpu=True)
+    model, processor = build(ModelArguments(init_from=str(trained)), [0], [0])
+    trainer = EmoCLIPTrainer(model, args, processor=processor)
+    trainer._load_from_checkpoint(str(newest))
+    assert all(torch.equal(value, live[name]) for name, value in trainer.model.state_dict().items())
+    with trainer.averaged():
+        assert all(torch.equal(value, average[name]) for name, value in trainer.model.state_dict().items())
+    assert all(torch.equal(value, live[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_teachers_answers_are_taught_beside_the_labels(folder, trained):
+    teachers = {"teachers": [str(trained)] * 2, "teachers_weight": 0.25}
+    args = EmoCLIPTrainingArguments(**NO_EVALUATION, **teachers, output_dir=str(folder / "unused"), use_cpu=True)
+    model, processor = build(ModelArguments(config=TINY), [0], [0])
+    trainer = EmoCLIPTrainer(model, args, processor=processor)
+    labels = F.one_hot(torch.tensor([0, 3, 5, 2]), 7).float()
+    batch = {
+        "pixel_values": torch.randn(4, 3, 32, 32),
+        "input_features": torch.randn(4, 1, 128, 188),
+        "face_labels": labels,
+        "voice_labels": labels,
+        "face_mask": torch.tensor([True, True, False, True]),
+        "voice_mask": torch.tensor([False, True, True, True]),
+    }
+    teacher = EmoCLIPForEmotionClassification.from_pretrained(trained).eval()
+    with torch.no_grad():
+        outputs = teacher(pixel_values=batch["pixel_values"], input_features=batch["input_features"])
+    taught = dict(batch)
+    trainer.teach(taught)
+    for name, logits in (("face", outputs.face_logits), ("voice", outputs.voice_logits)):
+        expected = torch.where(batch[f"{name}_mask"][:, None], 0.75 * labels + 0.25 * logits.softmax(-1), labels)
+        assert torch.allclose(taught[f"{name}_labels"], expected, atol=1e-5)
 
 
 # --- Its parts
