@@ -3,6 +3,7 @@
     python train_hf.py                                        # the Hub's copies of both, 20 epochs
     python train_hf.py --faces data/fer2013 --voices data/cremad --output_dir outputs/mine
     python train_hf.py --push_to_hub --hub_model_id me/emoclip
+    python train_hf.py --push_only outputs/mine --hub_model_id me/emoclip   # what is trained already
     torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
     python train_hf.py --init_from checkpoints/audioclip --learning_rate 1e-3 --backbone_learning_rate 1e-5 \\
         --freeze text --per_device_train_batch_size 64        # from AudioCLIP, see convert_audioclip.py
@@ -24,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from huggingface_hub import HfApi
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
@@ -58,6 +58,7 @@ from data_emoclip import (
     tokenize_prompts,
 )
 from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
+from hub_emoclip import HubError, fetch, open_repository, publish
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all
 from processing_emoclip import (
@@ -125,6 +126,9 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     logging_steps: float = 50
     seed: int = 0
     hub_strategy: str = "end"
+    push_only: str | None = field(
+        default=None, metadata={"help": "a finished folder: upload it to --hub_model_id, and do nothing else"}
+    )
 
     def __post_init__(self):
         if self.bf16 is None:
@@ -388,21 +392,14 @@ def describe_training(
     ]
 
 
-def push(args: EmoCLIPTrainingArguments, repo_id: str):
-    """Uploads the finished folder in one commit; a failure leaves it whole and says how to go on."""
+def push(args: EmoCLIPTrainingArguments, folder: str):
+    """Publishes a finished folder, or says why that failed and how to do it again."""
+    name = args.hub_model_id or Path(folder).resolve().name
     try:
-        url = HfApi(token=args.hub_token).upload_folder(
-            repo_id=repo_id,
-            folder_path=args.output_dir,
-            commit_message="EmoCLIP: weights, configuration, processor, code and card",
-            ignore_patterns=["checkpoint-*", "*.bin", "*_results.json", "trainer_state.json"],
-        )
-        logger.info("Pushed to %s", url)
-    except Exception as error:  # the network, the server, the token: the local copy is whole in any case
-        sys.exit(
-            f"The upload to {repo_id} failed ({error}). The model is whole in {args.output_dir}; to upload it again: "
-            f"hf upload {repo_id} {args.output_dir} --exclude 'checkpoint-*'"
-        )
+        logger.info("Published: %s", publish(folder, name, args.hub_token, args.hub_private_repo))
+    except HubError as error:
+        again = f"python train_hf.py --push_only {shlex.quote(folder)} --hub_model_id {name}"
+        sys.exit(f"train_hf.py: {error} {folder} is as it was; to publish it alone: {again}")
 
 
 def main():
@@ -411,10 +408,20 @@ def main():
         model_args, data_args, args = parser.parse_json_file(sys.argv[1])
     else:
         model_args, data_args, args = parser.parse_args_into_dataclasses()
-    logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if args.process_index == 0 else logging.ERROR, format="%(message)s")
+    logger.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    if args.push_only:
+        return push(args, args.push_only)
+    publishes, args.push_to_hub = args.push_to_hub, False  # Trainer itself would upload what is not finished
     set_seed(args.seed)
 
     try:
+        if publishes and args.process_index == 0:  # what would fail, fails before the training
+            open_repository(
+                args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token, args.hub_private_repo
+            )
+        if model_args.init_from:
+            model_args.init_from = str(fetch(model_args.init_from))
         with args.main_process_first(desc="reading the data"):
             faces = load_faces(data_args.faces, seed=args.seed)
             voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
@@ -472,8 +479,8 @@ def main():
     write_results(figures, folder / "results.json")
     write_card(folder, figures)
     logger.info("\n%s\n\nSaved to %s", markdown_table(figures), folder)
-    if args.push_to_hub:
-        push(args, trainer.hub_model_id)
+    if publishes:
+        push(args, args.output_dir)
 
 
 if __name__ == "__main__":
