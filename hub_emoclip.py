@@ -9,10 +9,11 @@ The endpoint, the token and the cache are huggingface_hub's own: HF_ENDPOINT, HF
 import json
 import logging
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, RepoUrl, hf_hub_download, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, RepoUrl, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -30,10 +31,14 @@ from processing_emoclip import EmoCLIPProcessor
 logger = logging.getLogger("emoclip")
 
 WEIGHTS = "model.safetensors"
+#: What a card says in the place of its own id, as long as it has none.
+THIS_REPOSITORY = "<this repository>"
+#: The inputs of a card's usage snippet, published beside it in a folder of the same name.
+EXAMPLES = Path(__file__).parent / "examples"
+CARD_EXAMPLES = {"image": EXAMPLES / "astronaut.jpg", "audio": EXAMPLES / "reading-short.flac"}
 #: What is published of a folder; training leaves more in its own.
 PUBLISHED = [WEIGHTS, "README.md", "*_emoclip.py", "config.json", "processor_config.json", "tokenizer*.json"]
 PUBLISHED += ["results.json", "training.json"]
-COMMIT_MESSAGE = "EmoCLIP: weights, configuration, processor, code and card"
 
 
 class HubError(ValueError):
@@ -69,12 +74,12 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
     return f"The Hub cannot be reached, or the connection broke off ({type(causes[-1]).__name__}): try again."
 
 
-def fetch(source: str | os.PathLike, revision: str | None = None) -> Path:
+def fetch(source: str | os.PathLike) -> Path:
     """The folder of a checkpoint: `source` itself, or what the Hub holds under that id, which is downloaded with
     progress bars unless the cache has it.
 
     Args:
-        revision: a branch, tag or commit of the repository.
+        source: a folder, or owner/name, or owner/name@revision for a branch, tag or commit.
     Raises:
         HubError: there is no such folder or repository, it cannot be seen or reached, or it holds no weights.
     """
@@ -82,27 +87,29 @@ def fetch(source: str | os.PathLike, revision: str | None = None) -> Path:
     if not folder.is_dir():
         if folder.exists() or folder.is_absolute() or str(source).startswith((".", "~")):
             raise HubError(f"There is no folder {source}.")
+        name, _, revision = str(source).partition("@")
         logger.info("Getting %s from the Hub", source)
         try:
             # Its code stays where it is: what reads it is this project's own.
-            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=["*.safetensors", "*.json"]))
+            patterns = ["*.safetensors", "*.json"]
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
         except Exception as error:  # huggingface_hub, the HTTP client and the system each raise their own
-            raise HubError(explain(error, str(source), revision)) from None
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise HubError(f"{source} is no EmoCLIP: it holds no {name}.")
+            raise HubError(explain(error, name, revision)) from None
+    for file in ("config.json", WEIGHTS):
+        if not (folder / file).is_file():
+            raise HubError(f"{source} is no EmoCLIP: it holds no {file}.")
     return folder
 
 
-def load_pipeline(source: str | os.PathLike, revision: str | None = None, **kwargs) -> EmotionRecognitionPipeline:
-    """The pipeline of a checkpoint, a folder or a Hub id, in float32, run by the code of this project.
+def load_pipeline(source: str | os.PathLike, **kwargs) -> EmotionRecognitionPipeline:
+    """The pipeline of a checkpoint, as `fetch` takes it, in float32, run by the code of this project.
 
     Args:
         kwargs: the pipeline's own, such as `device`.
     Raises:
         HubError: as `fetch`, or it is no EmoCLIP that can be loaded.
     """
-    folder = fetch(source, revision)
+    folder = fetch(source)
     try:
         model = EmoCLIPForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
         processor = EmoCLIPProcessor.from_pretrained(folder)
@@ -130,9 +137,7 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
     return url
 
 
-def publish(
-    folder: str | os.PathLike, repo_id: str, token: str | None = None, private: bool | None = None
-) -> str:
+def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
     """Uploads a finished folder in one commit. What an upload that broke off has left there is not sent again.
 
     Returns:
@@ -145,13 +150,14 @@ def publish(
         if not (folder / name).is_file():
             raise HubError(f"{folder} is no finished EmoCLIP: it holds no {name}.")
     url = open_repository(repo_id, token, private)
+    files = {file.name: file for file in folder.iterdir() if any(fnmatch(file.name, name) for name in PUBLISHED)}
+    files |= {f"examples/{file.name}": file for file in (*CARD_EXAMPLES.values(), EXAMPLES / "README.md")}
+    files["README.md"] = (folder / "README.md").read_text().replace(THIS_REPOSITORY, url.repo_id).encode()
     try:
-        commit = HfApi(token=token).upload_folder(
-            repo_id=url.repo_id,
-            folder_path=folder,
-            commit_message=COMMIT_MESSAGE,
-            allow_patterns=PUBLISHED,
-            ignore_patterns=["*/*"],
+        commit = HfApi(token=token).create_commit(
+            url.repo_id,
+            [CommitOperationAdd(name, file) for name, file in sorted(files.items())],
+            commit_message="EmoCLIP: weights, configuration, processor, code and card",
         )
     except Exception as error:
         raise HubError(explain(error, url.repo_id)) from None

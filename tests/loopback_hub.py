@@ -23,7 +23,13 @@ import yaml
 OWNER, READER = "hf_of_the_owner", "hf_of_a_reader"
 LARGE = 1_000_000  # bytes from which a file goes through LFS, as every binary file does
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-TASKS = ("image-classification", "audio-classification", "video-classification", "any-to-any", "zero-shot-classification")
+TASKS = (
+    "image-classification",
+    "audio-classification",
+    "video-classification",
+    "any-to-any",
+    "zero-shot-classification",
+)
 
 
 @dataclass

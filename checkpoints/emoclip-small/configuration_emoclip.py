@@ -244,8 +244,8 @@ class EmoCLIPConfig(PreTrainedConfig):
             raise ValueError(f"This is no EmoCLIP but a configuration {what}: name an EmoCLIP's folder or Hub id.")
         if (version := config_dict.get("format_version", 1)) > FORMAT_VERSION:
             raise ValueError(
-                f"This EmoCLIP is newer than the code that reads it (format {version}, and {FORMAT_VERSION} is known): "
-                "update the code, or load it by the Auto classes with trust_remote_code=True, which bring its own."
+                f"This EmoCLIP is newer than the code that reads it (format {version}, not {FORMAT_VERSION}): update "
+                "the code, or load it by the Auto classes with trust_remote_code=True, which bring its own."
             )
         try:
             return super().from_dict(config_dict, **kwargs)
