@@ -18,6 +18,7 @@ import logging
 import shlex
 import sys
 from collections import defaultdict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +26,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import (
     CLIPVisionModel,
     EarlyStoppingCallback,
@@ -34,17 +37,19 @@ from transformers import (
     HfArgumentParser,
     PreTrainedTokenizerFast,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint
 
 from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
 from data_emoclip import (
     FACES_HUB_ID,
     TEMPLATES,
     VOICES_HUB_ID,
+    Corpus,
     FaceVoiceDataset,
     as_batch,
     augment_faces,
@@ -53,6 +58,7 @@ from data_emoclip import (
     fill_templates,
     load_faces,
     load_voices,
+    mix,
     split_voices,
     split_words,
     tokenize_prompts,
@@ -69,6 +75,8 @@ from processing_emoclip import (
 )
 
 logger = logging.getLogger("emoclip")
+
+GPU_HAS_BF16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 @dataclass
@@ -98,6 +106,13 @@ class DataArguments:
     voices_per_epoch: int | None = field(
         default=None, metadata={"help": "rows that carry a voice; by default twice the voices"}
     )
+    votes: float = field(
+        default=0.0, metadata={"help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1"}
+    )
+    mixup: float = field(
+        default=0.0,
+        metadata={"help": "alpha of the Beta distribution by which faces, and voices, are mixed; 0 is not"},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
 
@@ -116,14 +131,22 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.1
     max_grad_norm: float = 1.0
-    bf16: bool | None = field(default=None, metadata={"help": "by default where the GPU can; on a CPU on request"})
+    bf16: bool = field(default=GPU_HAS_BF16, metadata={"help": "by default where the GPU can; on a CPU on request"})
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
     save_total_limit: int = 2
     load_best_model_at_end: bool = True
-    metric_for_best_model: str = "eval_loss"
-    early_stopping_patience: int = field(default=10, metadata={"help": "epochs without a better validation loss"})
+    metric_for_best_model: str = "eval_accuracy"
+    early_stopping_patience: int = field(default=10, metadata={"help": "evaluations without a better accuracy"})
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "of the running average of the weights, which is what is kept; 0 is none"}
+    )
+    teachers: list[str] = field(
+        default_factory=list, metadata={"help": "EmoCLIPs, folders or Hub ids, whose mean answer is taught too"}
+    )
+    teachers_weight: float = field(default=0.5, metadata={"help": "of the teachers' answer beside the label, 0 to 1"})
     logging_steps: float = 50
+    logging_nan_inf_filter: bool = False  # it would wait for the GPU after every step
     seed: int = 0
     hub_strategy: str = "end"
     push_only: str | None = field(
@@ -131,36 +154,127 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        if self.bf16 is None:
-            gpu = torch.cuda.is_available() and not self.use_cpu and not self.fp16
-            self.bf16 = gpu and torch.cuda.is_bf16_supported()
-            self.fp16 = self.fp16 or (gpu and not self.bf16)
-        self.dataloader_pin_memory = torch.cuda.is_available() and not self.use_cpu
+        self.fp16 = self.fp16 or (torch.cuda.is_available() and not GPU_HAS_BF16 and not self.use_cpu)
+        self.bf16 = self.bf16 and not self.fp16
+        self.dataloader_pin_memory = False  # what can be pinned is on the GPU already
         self.remove_unused_columns = False  # FaceVoiceDataset gives exactly what is used
         self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
         super().__post_init__()
 
 
 class EmoCLIPTrainer(Trainer):
-    """Trainer whose batches are bytes: they are augmented, or just processed, on the device."""
+    """Trainer whose batches are bytes: they are augmented, or just processed, on the device.
 
-    def __init__(self, *args, processor: EmoCLIPProcessor, **kwargs):
+    With `ema_decay`, a running average of the weights is what is evaluated, chosen among, and saved; the weights
+    that the optimizer moves lie beside it in a checkpoint, so that training can go on.
+    """
+
+    live_weights = "live.safetensors"
+
+    def __init__(self, *args, processor: EmoCLIPProcessor, votes: float = 0.0, mixup: float = 0.0, **kwargs):
         super().__init__(*args, processing_class=processor, data_collator=as_batch, **kwargs)
-        self.processor = processor
+        self.processor, self.votes, self.mixup = processor, votes, mixup
         self.parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.teachers = [
+            EmoCLIPForEmotionClassification.from_pretrained(name).to(
+                self.args.device, memory_format=torch.channels_last
+            )
+            for name in self.args.teachers
+        ]
+        self.average = None
+        if self.args.ema_decay:
+            self.average = AveragedModel(
+                self.model, multi_avg_fn=get_ema_multi_avg_fn(self.args.ema_decay), use_buffers=True
+            )
+            self.add_callback(AverageWeights(self))
 
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
         """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
         batch = dict(batch)
         faces, mels, waveforms = batch.pop("faces"), batch.pop("mels", None), batch.pop("waveforms", None)
+        votes = {name: batch.pop(f"{name}_votes") for name in ("face", "voice")}
         if not train:
             inputs = prepare(self.processor, faces, mels, waveforms)
             return batch | {k: v.to(faces.device) for k, v in inputs.items()}
         image_processor = self.processor.image_processor
-        batch["pixel_values"] = image_processor.standardize(augment_faces(faces, image_processor.side))
+        inputs = {"face": ("pixel_values", image_processor.standardize(augment_faces(faces, image_processor.side)))}
         if waveforms is not None:
-            return batch | {"input_values": augment_waveforms(waveforms)}
-        return batch | {"input_features": self.processor.feature_extractor.standardize(augment_voices(mels))}
+            inputs["voice"] = "input_values", augment_waveforms(waveforms)
+        else:
+            inputs["voice"] = "input_features", self.processor.feature_extractor.standardize(augment_voices(mels))
+        for name, (key, values) in inputs.items():
+            labels, mask = batch[f"{name}_labels"], batch[f"{name}_mask"]
+            targets = nn.functional.one_hot(labels, len(LABELS)).float().lerp(votes[name], self.votes)
+            if self.mixup:
+                values, targets = mix(values, targets, mask, self.mixup)
+            batch[key], batch[f"{name}_labels"] = values, targets
+        if self.teachers:
+            self.teach(batch)
+        return batch
+
+    @torch.no_grad()
+    def teach(self, batch: dict[str, torch.Tensor]):
+        """Mixes the teachers' mean answer to this very batch into its labels. Cross-entropy with the mixture is
+        that with the label and, at temperature 1, the distillation of Hinton et al. (2015)."""
+        for name, keys in (("face", ("pixel_values",)), ("voice", ("input_features", "input_values"))):
+            rows = batch[f"{name}_mask"].nonzero().flatten().to(self.args.device, non_blocking=True)
+            if not len(rows):
+                continue
+            inputs = {key: batch[key][rows] for key in keys if key in batch}
+            with self.compute_loss_context_manager():
+                answers = [teacher(**inputs)[f"{name}_logits"].float().softmax(-1) for teacher in self.teachers]
+            labels = batch[f"{name}_labels"]
+            mixed = labels[rows].lerp(torch.stack(answers).mean(0), self.args.teachers_weight)
+            batch[f"{name}_labels"] = labels.index_copy(0, rows, mixed)
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The dataset's batches as they are: on the device already, but for the masks, which the CPU wants to see."""
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            sampler=self._get_train_sampler(),  # rows are shuffled by the dataset, every epoch anew
+            collate_fn=self.data_collator,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        return self.accelerator.prepare_data_loader(loader, device_placement=False)
+
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        masks = {name: inputs[name] for name in ("face_mask", "voice_mask")}
+        return super()._prepare_inputs(inputs) | (masks if self.model.training else {})
+
+    @contextmanager
+    def averaged(self):
+        """The model with the averaged weights, where there are any."""
+        if self.average is None:
+            yield
+            return
+        live = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.module.state_dict())
+        yield
+        self.model.load_state_dict(live)
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        result = super().train(*args, **kwargs)
+        if self.average is not None and not self.args.load_best_model_at_end:
+            self.model.load_state_dict(self.average.module.state_dict())
+        return result
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        with self.averaged():
+            return super().evaluate(*args, **kwargs)
+
+    def _save(self, output_dir: str, state_dict: dict | None = None):
+        if self.average is None:
+            return super()._save(output_dir, state_dict)
+        super()._save(output_dir, self.average.module.state_dict())
+        live = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        save_file(live, Path(output_dir) / self.live_weights)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs):
+        super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+            self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / self.live_weights))
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
         """Trainer's, with the backbone's parameters in groups of their own where its learning rate is another."""
@@ -200,22 +314,35 @@ class EmoCLIPTrainer(Trainer):
         return [n for n, p in model.named_parameters() if p.ndim >= 2 and "position" not in n]
 
 
+class AverageWeights(TrainerCallback):
+    """Takes the weights into the trainer's running average after every step."""
+
+    def __init__(self, trainer: EmoCLIPTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, *args, **kwargs):
+        self.trainer.average.update_parameters(self.trainer.model)
+
+
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, mean recall, macro F1 and calibration error, for the face, the voice and the pairs."""
+    """Accuracy, mean recall, macro F1 and calibration error of the face, the voice and the pairs; `accuracy`, the mean
+    of the face's and the voice's, is what checkpoints are chosen by."""
     fused, face, voice = (torch.as_tensor(x).float().softmax(-1).numpy() for x in prediction.predictions)
     face_labels, voice_labels, has_face, has_voice = prediction.label_ids
-    both = has_face & has_voice
-    return {
+    sources = (
+        ("face", face, face_labels, has_face),
+        ("voice", voice, voice_labels, has_voice),
+        ("fused", fused, face_labels, has_face & has_voice),
+    )
+    metrics = {
         f"{name}_{metric}": value
-        for name, probs, labels, rows in (
-            ("face", face, face_labels, has_face),
-            ("voice", voice, voice_labels, has_voice),
-            ("fused", fused, face_labels, both),
-        )
+        for name, probs, labels, rows in sources
         if rows.any()
         for metric, value in emotion_metrics(probs[rows], labels[rows]).items()
         if metric != "expected_if_calibrated"
     }
+    alone = [metrics[f"{name}_accuracy"] for name in ("face", "voice") if f"{name}_accuracy" in metrics]
+    return metrics | {"accuracy": sum(alone) / len(alone)}
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -370,7 +497,7 @@ def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction
 
 
 def describe_training(
-    model_args: ModelArguments, args: EmoCLIPTrainingArguments, metrics: dict, n: dict
+    model_args: ModelArguments, args: EmoCLIPTrainingArguments, metrics: dict, n: dict, base_model: str | None
 ) -> list[dict]:
     """How the weights came about, for `training.json` and the model card: this training, after that of `init_from`."""
     before = []
@@ -381,6 +508,7 @@ def describe_training(
         *before,
         {
             "command": " ".join(["python", "train_hf.py", *map(shlex.quote, sys.argv[1:])]),
+            "base_model": base_model,
             "rows": n,
             "seed": args.seed,
             "epochs": round(metrics["epoch"], 2),
@@ -402,6 +530,44 @@ def push(args: EmoCLIPTrainingArguments, folder: str):
         sys.exit(f"train_hf.py: {error} {folder} is as it was; to publish it alone: {again}")
 
 
+def make_trainer(
+    model_args: ModelArguments, data_args: DataArguments, args: EmoCLIPTrainingArguments
+) -> tuple[EmoCLIPTrainer, Corpus, Corpus]:
+    """The trainer, its model built and its data loaded, and the faces and voices with all their splits.
+
+    Raises:
+        OSError, ValueError: one sentence that says what cannot be read, or does not fit.
+    """
+    with args.main_process_first(desc="reading the data"):
+        faces = load_faces(data_args.faces, seed=args.seed)
+        voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
+    train_faces, train_voices = (limit(c.train, data_args.max_train_samples, args.seed) for c in (faces, voices))
+    eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
+    model, processor = build(model_args, train_faces["label"], train_voices["label"])
+    freeze(model, model_args.freeze)
+    if args.world_size > 1 and args.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = model.to(memory_format=torch.channels_last)
+    prompts = tokenize_prompts(processor.tokenizer, model.config.words)
+    voices_per_epoch = data_args.voices_per_epoch
+    if voices_per_epoch is None:
+        voices_per_epoch = 2 * len(train_voices)
+    # Waveforms may be too many for a GPU's memory; pictures are not.
+    held = {"seed": args.seed, "device": args.device if "mel" in train_voices.column_names else "cpu"}
+    trainer = EmoCLIPTrainer(
+        model,
+        args,
+        train_dataset=FaceVoiceDataset(train_faces, train_voices, prompts, voices_per_epoch=voices_per_epoch, **held),
+        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, **held),
+        processor=processor,
+        votes=data_args.votes,
+        mixup=data_args.mixup,
+        compute_metrics=compute_metrics,
+        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],
+    )
+    return trainer, faces, voices
+
+
 def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, EmoCLIPTrainingArguments))
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
@@ -414,47 +580,19 @@ def main():
         return push(args, args.push_only)
     publishes, args.push_to_hub = args.push_to_hub, False  # Trainer itself would upload what is not finished
     set_seed(args.seed)
-
     try:
         if publishes and args.process_index == 0:  # what would fail, fails before the training
-            open_repository(
-                args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token, args.hub_private_repo
-            )
+            name = args.hub_model_id or Path(args.output_dir).resolve().name
+            open_repository(name, args.hub_token, args.hub_private_repo)
+        base_model = model_args.vision_model or model_args.init_from
+        if base_model and Path(base_model).is_dir():
+            base_model = None  # nobody else knows it
         if model_args.init_from:
             model_args.init_from = str(fetch(model_args.init_from))
-        with args.main_process_first(desc="reading the data"):
-            faces = load_faces(data_args.faces, seed=args.seed)
-            voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
-        train_faces, train_voices = (limit(c.train, data_args.max_train_samples, args.seed) for c in (faces, voices))
-        eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
-        model, processor = build(model_args, train_faces["label"], train_voices["label"])
-        freeze(model, model_args.freeze)
+        args.teachers = [str(fetch(name)) for name in args.teachers]
+        trainer, faces, voices = make_trainer(model_args, data_args, args)
     except (OSError, ValueError) as error:
         sys.exit(f"train_hf.py: {error}")
-    if args.world_size > 1 and args.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model = model.to(memory_format=torch.channels_last)
-    if args.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # batches are of one size, see data_emoclip.spread
-    prompts = tokenize_prompts(processor.tokenizer, model.config.words)
-    voices_per_epoch = data_args.voices_per_epoch
-    if voices_per_epoch is None:
-        voices_per_epoch = 2 * len(train_voices)
-    trainer = EmoCLIPTrainer(
-        model,
-        args,
-        train_dataset=FaceVoiceDataset(
-            train_faces,
-            train_voices,
-            prompts,
-            voices_per_epoch=voices_per_epoch,
-            seed=args.seed,
-        ),
-        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, seed=args.seed),
-        processor=processor,
-        compute_metrics=compute_metrics,
-        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],
-    )
 
     resume = args.resume_from_checkpoint
     if resume is None and Path(args.output_dir).is_dir():
@@ -465,13 +603,14 @@ def main():
     trainer.log_metrics("train", result.metrics)
     prediction = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
     trainer.log_metrics("eval", prediction.metrics)
-    calibrate(model, prediction)
+    calibrate(trainer.model, prediction)
     if not trainer.is_world_process_zero():
         return
-    folder = Path(args.output_dir)
+    folder, model, processor = Path(args.output_dir), trainer.model, trainer.processor
     save_all(model, processor, folder)
-    rows = {"faces": len(train_faces), "voices": len(train_voices)}
-    training = describe_training(model_args, args, result.metrics, rows)
+    data = trainer.train_dataset
+    rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}
+    training = describe_training(model_args, args, result.metrics, rows, base_model)
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
     # The test split is touched on request only, once a recipe is final.
     split = "test" if args.do_predict else "validation"
