@@ -71,7 +71,8 @@ def explain(error: Exception, name: str, revision: str | None = None) -> str:
             return f"The Hub answered {status} about {name} ({cause.server_message or 'no reason given'}): try later."
         if isinstance(cause, ValueError) and "metadata" in str(cause):
             return f"The Hub refuses the card: {' '.join(str(cause).split())}"
-    return f"The Hub cannot be reached, or the connection broke off ({type(causes[-1]).__name__}): try again."
+    reason = type(causes[-1]).__name__
+    return f"For {name} the Hub cannot be reached, or the connection broke off ({reason}): check both and try again."
 
 
 def fetch(source: str | os.PathLike) -> Path:
