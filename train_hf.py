@@ -527,6 +527,7 @@ def push(args: EmoCLIPTrainingArguments, folder: str):
         logger.info("Published: %s", publish(folder, name, args.hub_token, args.hub_private_repo))
     except HubError as error:
         again = f"python train_hf.py --push_only {shlex.quote(folder)} --hub_model_id {name}"
+        again += " --hub_private_repo true" if args.hub_private_repo else ""
         sys.exit(f"train_hf.py: {error} {folder} is as it was; to publish it alone: {again}")
 
 
@@ -584,9 +585,9 @@ def main():
         if publishes and args.process_index == 0:  # what would fail, fails before the training
             name = args.hub_model_id or Path(args.output_dir).resolve().name
             open_repository(name, args.hub_token, args.hub_private_repo)
-        base_model = model_args.vision_model or model_args.init_from
-        if base_model and Path(base_model).is_dir():
-            base_model = None  # nobody else knows it
+        base_model = (model_args.vision_model or model_args.init_from or "").partition("@")[0]
+        if Path(base_model).is_dir():
+            base_model = None  # nobody else knows it; so is no name at all
         if model_args.init_from:
             model_args.init_from = str(fetch(model_args.init_from))
         args.teachers = [str(fetch(name)) for name in args.teachers]

@@ -28,6 +28,7 @@ from test_data import ACTORS, CODES, TINY, face, tone, voice_name, wav
 
 from configuration_emoclip import LABELS
 from data_emoclip import FACES_HUB_ID, FACES_HUB_REVISION, VOICES_HUB_ID
+from evaluate_hf import model_index, write_card
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "emoclip-small"
@@ -188,7 +189,7 @@ def pushes(hub, torn, home, tmp_path_factory) -> dict[str, str]:
         "wrong token": (CHECKPOINT, "me/emoclip", "hf_mistyped"),
         "reader's token": (CHECKPOINT, "somebody/emoclip", READER),
         "another model's name": (CHECKPOINT, "me/bert", owner),
-        "unfinished": (folder / "unfinished", "me/unfinished", owner),
+        "unfinished": (folder / "unfinished", "me/unfinished", owner, "--hub_private_repo", "true"),
     }
     pushes = {
         circumstance: {"argv": ["--push_only", str(source), "--hub_model_id", name, *more], "env": {"HF_TOKEN": token}}
@@ -252,6 +253,7 @@ def test_a_push_that_cannot_be_says_why_and_how_to_do_it_again(published, pushes
     sentence = pushes[circumstance]
     assert_one_sentence(sentence)
     assert words in sentence and "python train_hf.py --push_only" in sentence
+    assert ("--hub_private_repo true" in sentence) == (circumstance == "unfinished")  # again as it was asked for
     assert set(published.models["me/bert"].head.files) == {"config.json", "model.safetensors"}
     assert not {"somebody/emoclip", "me/unfinished"} & set(published.models)
 
@@ -278,6 +280,28 @@ def test_the_card_is_what_the_hub_accepts_and_holds_every_figure(published):
     assert sorted(shown) == pytest.approx(sorted(figures), abs=1e-4) and len(shown) > 15
     assert set(counts) == {n for n in numbers(results) if isinstance(n, int)} - {results["fused"]["pairings"]}
     assert "<this repository>" not in card and "## Limits and responsible use" in card
+
+
+def test_the_card_names_the_model_of_the_hub_that_training_began_with(tmp_path):
+    folder = shutil.copytree(CHECKPOINT, tmp_path / "checkpoint")
+    training = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps([training[0] | {"base_model": "openai/clip-vit-base-patch16"}]))
+    write_card(folder, json.loads((folder / "results.json").read_text()))
+    card = (folder / "README.md").read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "openai/clip-vit-base-patch16"
+    assert "base_model" not in (CHECKPOINT / "README.md").read_text()  # that one began with nothing
+
+
+def test_every_entry_of_the_results_reaches_the_front_matter_however_it_is_called():
+    results = {
+        "splits": {"face": "PrivateTest", "voice": "fold 0"},
+        "face_of_tomorrow": {"n": 10, "accuracy": 0.5, "by_corner": {"left": {"n": 4, "accuracy": 0.25}}},
+    }
+    names = {entry.metric_name: (entry.dataset_split, entry.metric_value) for entry in model_index(results)}
+    assert names == {
+        "face of tomorrow: accuracy": ("PrivateTest", 0.5),
+        "face of tomorrow by corner left: accuracy": ("PrivateTest", 0.25),
+    }
 
 
 def test_the_validator_of_these_tests_refuses_what_the_hub_refuses():
@@ -606,6 +630,8 @@ def test_the_space_is_published_by_the_readmes_command_and_starts_on_a_model_of_
     (space,) = published.repositories["spaces"].values()
     assert metadata_errors(readme, "space") == [] and space.head.files["README.md"].decode() == readme
     assert not [name for name in space.head.files if name.startswith(("tests/", "benchmarks/", ".git/"))]
+    front_matter = yaml.safe_load(readme.split("---\n")[1])
+    assert f"gradio=={front_matter['sdk_version']}" in (ROOT / "requirements.txt").read_text()
     folder = tmp_path / "space"
     for name, data in space.head.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
