@@ -16,15 +16,16 @@ import os
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+os.environ.setdefault("TQDM_POSITION", "-1")  # what is downloaded shows its progress in a Space's log too
+if ZERO_GPU := bool(os.environ.get("SPACES_ZERO_GPU")):
+    import spaces  # before torch
 
 import gradio as gr
-import torch
 from gradio.utils import get_upload_folder
 
+import hub_emoclip
 from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
-from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import Emotion, EmotionRecognitionPipeline, EmotionResult
-from processing_emoclip import EmoCLIPProcessor
 
 HERE = Path(__file__).parent
 MODEL = os.environ.get("EMOCLIP_MODEL", str(HERE / "checkpoints" / "emoclip-small"))
@@ -63,14 +64,19 @@ GLYPHS = {
 
 
 def load_pipeline(model: str) -> EmotionRecognitionPipeline:
-    """The pipeline of a checkpoint, a local folder or a Hub id."""
+    """The pipeline of a checkpoint, a local folder or a Hub id.
+
+    On ZeroGPU it stays on the CPU: it is small, and a GPU would be lent to it, and counted, frame by frame.
+    """
+    print(f"Loading {model}", flush=True)
     try:
-        return EmotionRecognitionPipeline(
-            model=EmoCLIPForEmotionClassification.from_pretrained(model, dtype=torch.float32),
-            processor=EmoCLIPProcessor.from_pretrained(model),
-        )
-    except OSError as error:  # what transformers raises where there is no such folder or repository
-        raise SystemExit(f"EMOCLIP_MODEL must name a folder or Hub id, and {model!r} is none: {error}") from None
+        return hub_emoclip.load_pipeline(model, device="cpu" if ZERO_GPU else None)
+    except hub_emoclip.HubError as error:
+        raise SystemExit(f"EMOCLIP_MODEL: {error}") from None
+
+
+if ZERO_GPU:
+    spaces.GPU(load_pipeline)  # a Space there must have a function that may be lent one
 
 
 def recognise(image: str | None, audio: str | None) -> EmotionResult:

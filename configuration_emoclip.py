@@ -8,12 +8,16 @@ config = EmoCLIPConfig.from_preset("audioclip")  # the official AudioCLIP
 import copy
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 #: Every emotion, alphabetical: the one order of labels, logits and scores throughout the project.
 LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 #: CREMA-D was acted without surprise, so the voice head is taught the other six.
 VOICE_LABELS = LABELS[:-1]
+
+#: Of config.json. It grows where earlier code would read a newer file wrongly, so that it refuses it instead.
+FORMAT_VERSION = 1
 
 IMAGE_TOWERS = ("modified_resnet", "clip_vision_model")
 AUDIO_TOWERS = ("shared", "esresnext_fbsp")
@@ -165,6 +169,7 @@ class EmoCLIPConfig(PreTrainedConfig):
         classifier_dropout: before each head.
         words: for each emotion, the words that the text tower was trained on.
         prompt_templates: sentences with one `{}`, where a word goes.
+        format_version: of config.json; code refuses what is newer than itself.
     """
 
     model_type = "emoclip"
@@ -195,6 +200,7 @@ class EmoCLIPConfig(PreTrainedConfig):
 
     words: dict[str, list[str]] | None = None
     prompt_templates: list[str] | None = None
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
         for name, cls in self.sub_configs.items():
@@ -225,6 +231,26 @@ class EmoCLIPConfig(PreTrainedConfig):
         """
         check_choice("preset", name, tuple(PRESETS))
         return cls(**copy.deepcopy(PRESETS[name]) | overrides)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs) -> "EmoCLIPConfig":
+        """As transformers' own, but what this code cannot read is refused in a sentence.
+
+        Raises:
+            ValueError: it is the configuration of another kind of model, or of a newer EmoCLIP, or a field is wrong.
+        """
+        if (kind := config_dict.get("model_type")) != cls.model_type:
+            what = f"of the model type {kind!r}" if kind else "without a model type"
+            raise ValueError(f"This is no EmoCLIP but a configuration {what}: name an EmoCLIP's folder or Hub id.")
+        if (version := config_dict.get("format_version", 1)) > FORMAT_VERSION:
+            raise ValueError(
+                f"This EmoCLIP is newer than the code that reads it (format {version}, not {FORMAT_VERSION}): update "
+                "the code, or load it by the Auto classes with trust_remote_code=True, which bring its own."
+            )
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(f"The EmoCLIP's config.json is wrong: {error.__cause__}") from None
 
     def validate_architecture(self):
         check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)

@@ -19,6 +19,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -44,6 +45,7 @@ from data_emoclip import (
     voice_tensors,
     votes_for,
 )
+from hub_emoclip import CARD_EXAMPLES, THIS_REPOSITORY, HubError, load_pipeline
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 
@@ -51,6 +53,14 @@ PAIRINGS = 10
 CALIBRATION_BINS = 15
 CROP_SIDE = 44  # pixels of a test-time crop, of FACE_SIZE, as is customary for FER-2013
 AGE_GROUPS = ((20, 29), (30, 39), (40, 49), (50, 74))  # CREMA-D's actors, both ends within
+#: The Hub's name of a figure, where it has one.
+METRICS = {"mean_recall": "recall", "macro_f1": "f1"}
+#: Task, data set and its Hub id of what stands in results.json about the face, the voice, or neither alone.
+TASKS = {
+    "face": ("image-classification", "FER-2013", FACES_HUB_ID),
+    "voice": ("audio-classification", "CREMA-D", VOICES_HUB_ID),
+    None: ("other", "FER-2013 x CREMA-D, synthetic pairs", FACES_HUB_ID),
+}
 
 
 class EmotionMetrics(evaluate.Metric):
@@ -437,31 +447,48 @@ def replace_table(path: Path, table: str):
     path.write_text("".join([*parts[:2], f"\n{table}\n", *parts[3:]]))
 
 
-def write_card(folder: Path, results: dict):
-    """Writes the model card `README.md` of a saved model: its figures, and its training from `training.json`."""
-    config = EmoCLIPConfig.from_pretrained(folder)
-    training = json.loads((folder / "training.json").read_text())
-    splits = results["splits"]
-    figures = []
-    for name, task, dataset in (
-        ("face", "image-classification", ("FER-2013", FACES_HUB_ID)),
-        ("voice", "audio-classification", ("CREMA-D", VOICES_HUB_ID)),
-    ):
-        for metric, title in (("accuracy", "Accuracy"), ("mean_recall", "Mean recall"), ("macro_f1", "Macro F1")):
-            if name in results:
+def groups(results: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+    """Every group of figures of `results.json`, however deep it lies: the names that lead to it, and its numbers."""
+    if figures := {name: value for name, value in results.items() if isinstance(value, (int, float))}:
+        yield path, figures
+    for name, value in results.items():
+        if isinstance(value, dict):
+            yield from groups(value, (*path, name))
+
+
+def model_index(results: dict) -> list[EvalResult]:
+    """Every figure of `results.json` as the Hub's front matter knows them, counts as their metrics' arguments."""
+    splits, figures = results["splits"], []
+    for path, values in groups({name: value for name, value in results.items() if name != "splits"}):
+        words = " ".join(path).replace("_", " ")
+        modality = next((name for name in ("face", "voice") if name in words.split()), None)
+        task, dataset, dataset_id = TASKS[modality]
+        counts = {name: value for name, value in values.items() if isinstance(value, int)}
+        for name, value in values.items():
+            if name not in counts:
                 figures.append(
                     EvalResult(
                         task_type=task,
-                        dataset_name=dataset[0],
-                        dataset_type=dataset[1],
-                        dataset_split=splits[name],
-                        metric_type="recall" if metric == "mean_recall" else metric.removeprefix("macro_"),
-                        metric_name=f"{title}, {name} alone",
-                        metric_value=round(results[name][metric], 4),
+                        dataset_name=dataset,
+                        dataset_type=dataset_id,
+                        dataset_split=splits.get(modality, " x ".join(splits.values())),
+                        metric_type=METRICS.get(name, name),
+                        metric_name=f"{words}: {name.replace('_', ' ')}",
+                        metric_value=round(value, 4),
+                        metric_args=counts,
                     )
                 )
+    return figures
+
+
+def write_card(folder: Path, results: dict):
+    """Writes the model card `README.md` of a saved model: its figures, its training from `training.json`, and what it
+    says of the examples."""
+    config = EmoCLIPConfig.from_pretrained(folder)
+    training = json.loads((folder / "training.json").read_text())
     data = ModelCardData(
         model_name="EmoCLIP",
+        base_model=next((stage["base_model"] for stage in training if stage.get("base_model")), None),
         license="apache-2.0",
         language="en",
         library_name="transformers",
@@ -469,7 +496,7 @@ def write_card(folder: Path, results: dict):
         tags=["emotion-recognition", "audioclip", "multimodal", "face", "speech", "custom_code"],
         datasets=[FACES_HUB_ID, VOICES_HUB_ID],
         metrics=["accuracy", "recall", "f1"],
-        eval_results=figures,
+        eval_results=model_index(results),
     )
     stages = "\n".join(
         f"{i}. `{stage['command']}`: {stage['rows']['faces']:,} faces and {stage['rows']['voices']:,} voices, "
@@ -477,8 +504,14 @@ def write_card(folder: Path, results: dict):
         f"{stage['seconds'] / 60:.0f} minutes"
         for i, stage in enumerate(training, 1)
     )
+    pipe = load_pipeline(folder, device="cpu")
+    result = pipe(**{source: str(file) for source, file in CARD_EXAMPLES.items()})
     text = CARD.format(
         front_matter=data.to_yaml(),
+        this_repository=THIS_REPOSITORY,
+        photo=CARD_EXAMPLES["image"].name,
+        recording=CARD_EXAMPLES["audio"].name,
+        output=f"{result.fused.label} {result.agreement:.2f} {result.fused.scores[result.fused.label]:.0%}",
         table=markdown_table(results),
         training=stages,
         face_temperature=config.face_temperature,
@@ -500,15 +533,25 @@ surprise, and says nothing of it.
 ## Use
 
 ```python
+from huggingface_hub import hf_hub_download
 from transformers import pipeline
 
-pipe = pipeline("emotion-recognition", model="<this repository>", trust_remote_code=True)
-result = pipe(image="photo.jpg", audio="voice.wav")  # or either alone
-print(result.fused.label, result.agreement, result.messages)
+pipe = pipeline("emotion-recognition", model="{this_repository}", trust_remote_code=True)
+photo = hf_hub_download("{this_repository}", "examples/{photo}")
+recording = hf_hub_download("{this_repository}", "examples/{recording}")
+result = pipe(image=photo, audio=recording)  # or either alone
+print(result.fused.label, f"{{result.agreement:.2f}}", f"{{result.fused.scores[result.fused.label]:.0%}}")
+```
+
+```text
+{output}
 ```
 
 `agreement` is the logarithm of how much likelier this face and this voice are together than apart: above 0 they agree,
-below 0 they conflict. Finding faces and speech needs `opencv-python-headless`, `silero-vad` and `onnxruntime`.
+below 0 they conflict. Finding faces and speech needs `opencv-python-headless`, `silero-vad` and `onnxruntime`, reading
+recordings `soundfile` and `av`; an image array with a `face_box` needs none of them. Without the network, after
+`hf download {this_repository}`, the same lines run. The example's picture (NASA) and reading (LibriVox) are in the
+public domain.
 
 ## Results
 
@@ -589,10 +632,10 @@ def main():
         parser.error(f"unrecognized arguments: {' '.join(train_arguments)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        model = EmoCLIPForEmotionClassification.from_pretrained(args.model)
-        processor = EmoCLIPProcessor.from_pretrained(args.model)
-    except (OSError, ValueError) as error:
-        sys.exit(f"evaluate_hf.py: the model {args.model} cannot be loaded: {str(error).splitlines()[0]}")
+        pipe = load_pipeline(args.model, device="cpu")
+    except HubError as error:
+        sys.exit(f"evaluate_hf.py: {error}")
+    model, processor = pipe.model, pipe.processor
     if args.card and not (Path(args.model) / "training.json").is_file():
         sys.exit(f"evaluate_hf.py: {args.model} has no training.json, from which its card says how it was trained.")
     try:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
@@ -638,18 +639,25 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers.
+        """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers;
+        so is a pickle.
 
         Raises:
-            ValueError: one sentence that names what is missing or of another shape.
+            ValueError: one sentence that names what is missing or of another shape, or says that the file is damaged.
         """
-        kwargs["ignore_mismatched_sizes"] = True  # reported below, in a sentence
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        kwargs |= {"ignore_mismatched_sizes": True, "use_safetensors": True}  # the former is reported below
+        path = pretrained_model_name_or_path
+        try:
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights of {path} are cut off or damaged ({error}); get model.safetensors anew."
+            ) from None
         mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
         for keys, fault in ((sorted(info["missing_keys"]), "lacks"), (sorted(mismatched), "has another shape of")):
             if keys:
                 raise ValueError(
-                    f"{pretrained_model_name_or_path} {fault} {len(keys)} of {cls.__name__}'s weights "
+                    f"{path} {fault} {len(keys)} of {cls.__name__}'s weights "
                     f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); use a whole checkpoint."
                 )
         return (model, info) if output_loading_info else model

@@ -3,6 +3,7 @@
     python train_hf.py                                        # the Hub's copies of both, by the recipe
     python train_hf.py --faces data/fer2013 --voices data/cremad --output_dir outputs/mine
     python train_hf.py --push_to_hub --hub_model_id me/emoclip
+    python train_hf.py --push_only outputs/mine --hub_model_id me/emoclip   # what is trained already
     torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
     python train_hf.py --init_from checkpoints/audioclip --learning_rate 1e-3 --backbone_learning_rate 1e-5 \\
         --freeze text --per_device_train_batch_size 64        # from AudioCLIP, see convert_audioclip.py
@@ -25,7 +26,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
@@ -64,6 +64,7 @@ from data_emoclip import (
     tokenize_prompts,
 )
 from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
+from hub_emoclip import HubError, fetch, open_repository, publish
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all
 from processing_emoclip import (
@@ -150,6 +151,9 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = False  # it would wait for the GPU after every step
     seed: int = 0
     hub_strategy: str = "end"
+    push_only: str | None = field(
+        default=None, metadata={"help": "a finished folder: upload it to --hub_model_id, and do nothing else"}
+    )
 
     def __post_init__(self):
         self.fp16 = self.fp16 or (torch.cuda.is_available() and not GPU_HAS_BF16 and not self.use_cpu)
@@ -511,7 +515,7 @@ def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction
 
 
 def describe_training(
-    model_args: ModelArguments, args: EmoCLIPTrainingArguments, metrics: dict, n: dict
+    model_args: ModelArguments, args: EmoCLIPTrainingArguments, metrics: dict, n: dict, base_model: str | None
 ) -> list[dict]:
     """How the weights came about, for `training.json` and the model card: this training, after that of `init_from`."""
     before = []
@@ -522,6 +526,7 @@ def describe_training(
         *before,
         {
             "command": " ".join(["python", "train_hf.py", *map(shlex.quote, sys.argv[1:])]),
+            "base_model": base_model,
             "rows": n,
             "seed": args.seed,
             "epochs": round(metrics["epoch"], 2),
@@ -533,21 +538,15 @@ def describe_training(
     ]
 
 
-def push(args: EmoCLIPTrainingArguments, repo_id: str):
-    """Uploads the finished folder in one commit; a failure leaves it whole and says how to go on."""
+def push(args: EmoCLIPTrainingArguments, folder: str):
+    """Publishes a finished folder, or says why that failed and how to do it again."""
+    name = args.hub_model_id or Path(folder).resolve().name
     try:
-        url = HfApi(token=args.hub_token).upload_folder(
-            repo_id=repo_id,
-            folder_path=args.output_dir,
-            commit_message="EmoCLIP: weights, configuration, processor, code and card",
-            ignore_patterns=["checkpoint-*", "*.bin", "*_results.json", "trainer_state.json"],
-        )
-        logger.info("Pushed to %s", url)
-    except Exception as error:  # the network, the server, the token: the local copy is whole in any case
-        sys.exit(
-            f"The upload to {repo_id} failed ({error}). The model is whole in {args.output_dir}; to upload it again: "
-            f"hf upload {repo_id} {args.output_dir} --exclude 'checkpoint-*'"
-        )
+        logger.info("Published: %s", publish(folder, name, args.hub_token, args.hub_private_repo))
+    except HubError as error:
+        again = f"python train_hf.py --push_only {shlex.quote(folder)} --hub_model_id {name}"
+        again += " --hub_private_repo true" if args.hub_private_repo else ""
+        sys.exit(f"train_hf.py: {error} {folder} is as it was; to publish it alone: {again}")
 
 
 def make_trainer(
@@ -593,9 +592,22 @@ def main():
         model_args, data_args, args = parser.parse_json_file(sys.argv[1])
     else:
         model_args, data_args, args = parser.parse_args_into_dataclasses()
-    logging.basicConfig(level=logging.INFO if args.process_index == 0 else logging.ERROR, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if args.process_index == 0 else logging.ERROR, format="%(message)s")
+    logger.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    if args.push_only:
+        return push(args, args.push_only)
+    publishes, args.push_to_hub = args.push_to_hub, False  # Trainer itself would upload what is not finished
     set_seed(args.seed)
     try:
+        if publishes and args.process_index == 0:  # what would fail, fails before the training
+            name = args.hub_model_id or Path(args.output_dir).resolve().name
+            open_repository(name, args.hub_token, args.hub_private_repo)
+        base_model = (model_args.vision_model or model_args.init_from or "").partition("@")[0]
+        if Path(base_model).is_dir():
+            base_model = None  # nobody else knows it; so is no name at all
+        if model_args.init_from:
+            model_args.init_from = str(fetch(model_args.init_from))
+        args.teachers = [str(fetch(name)) for name in args.teachers]
         trainer, faces, voices = make_trainer(model_args, data_args, args)
     except (OSError, ValueError) as error:
         sys.exit(f"train_hf.py: {error}")
@@ -616,7 +628,7 @@ def main():
     save_all(model, processor, folder)
     data = trainer.train_dataset
     rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}
-    training = describe_training(model_args, args, result.metrics, rows)
+    training = describe_training(model_args, args, result.metrics, rows, base_model)
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
     # The test split is touched on request only, once a recipe is final.
     split = "test" if args.do_predict else "validation"
@@ -624,8 +636,8 @@ def main():
     write_results(figures, folder / "results.json")
     write_card(folder, figures)
     logger.info("\n%s\n\nSaved to %s", markdown_table(figures), folder)
-    if args.push_to_hub:
-        push(args, trainer.hub_model_id)
+    if publishes:
+        push(args, args.output_dir)
 
 
 if __name__ == "__main__":

@@ -368,4 +368,4 @@ def test_one_command_prints_and_writes_every_figure_with_n(folders):
 def test_a_model_that_is_not_there_ends_without_a_traceback(folders):
     done = command(folders, "--model", "nowhere", "--faces", "none", "--voices", "none")
     assert done.returncode != 0
-    assert "Traceback" not in done.stderr and "the model nowhere cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stderr and "For nowhere the Hub cannot be reached" in done.stderr

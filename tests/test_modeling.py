@@ -764,21 +764,3 @@ print(type(model).__name__, model.emoclip.__class__.__name__, type(model.config)
     )
     assert outputs.keys() == here.keys()
     assert all(torch.allclose(value, here[name], atol=1e-6) for name, value in outputs.items())
-
-
-def test_the_face_path_exports():
-    class FacePath(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = tiny_model()
-
-        def forward(self, pixel_values):
-            outputs = self.model(pixel_values=pixel_values)
-            return outputs.logits, outputs.image_embeds
-
-    faces = make_batch(4)["pixel_values"]
-    path = FacePath().eval()
-    program = torch.export.export(path, (faces[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with torch.no_grad():
-        for ours, exported in zip(path(faces), program.module()(faces)):
-            assert torch.allclose(ours, exported, atol=1e-5)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
@@ -98,6 +99,11 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 def normalize(features: torch.Tensor) -> torch.Tensor:
     """(B, D) to length 1, of the same dtype; a row of zeros stays. Half precision would miss the length by 0.3 %."""
     return F.normalize(features.float(), dim=-1).to(features.dtype)
+
+
+def constant(values: list, device: torch.device) -> torch.Tensor:
+    """A few numbers as a tensor on a device; the CPU does not wait for a GPU to have taken them."""
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def is_distributed() -> bool:
@@ -633,18 +639,25 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers.
+        """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers;
+        so is a pickle.
 
         Raises:
-            ValueError: one sentence that names what is missing or of another shape.
+            ValueError: one sentence that names what is missing or of another shape, or says that the file is damaged.
         """
-        kwargs["ignore_mismatched_sizes"] = True  # reported below, in a sentence
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        kwargs |= {"ignore_mismatched_sizes": True, "use_safetensors": True}  # the former is reported below
+        path = pretrained_model_name_or_path
+        try:
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights of {path} are cut off or damaged ({error}); get model.safetensors anew."
+            ) from None
         mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
         for keys, fault in ((sorted(info["missing_keys"]), "lacks"), (sorted(mismatched), "has another shape of")):
             if keys:
                 raise ValueError(
-                    f"{pretrained_model_name_or_path} {fault} {len(keys)} of {cls.__name__}'s weights "
+                    f"{path} {fault} {len(keys)} of {cls.__name__}'s weights "
                     f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); use a whole checkpoint."
                 )
         return (model, info) if output_loading_info else model
@@ -751,9 +764,9 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         if inputs is None or mask is None:
             return None if inputs is None else tower(inputs)
         if not self.training:  # shapes that do not depend on the data, for export
-            return tower(inputs).masked_fill(~mask[:, None], 0.0)
+            return tower(inputs).masked_fill(~mask.to(inputs.device)[:, None], 0.0)
         # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
-        rows = mask.nonzero().flatten()
+        rows = mask.nonzero().flatten().to(inputs.device, non_blocking=True)
         out = torch.zeros(
             len(inputs), self.config.projection_dim, device=inputs.device, dtype=self.text_projection.weight.dtype
         )
@@ -780,10 +793,12 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         Args:
             pixel_values: (B, 3, H, W). input_features: (B, 1, mel bands, frames) or input_values: (B, 1, T), whichever
                 the audio tower takes. input_ids, attention_mask: (B, L).
-            face_labels, voice_labels: (B,) class of each face and voice. Equal labels are positives of the loss;
-                without labels, a row's face, voice and text are each other's only positives (CLIP's loss). A row's
-                text has the label of its face, or of its voice where it has no face.
-            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            face_labels, voice_labels: (B,) class of each face and voice, or (B, C) probabilities, of which the
+                likeliest class counts. Equal labels are positives of the loss; without labels, a row's face, voice
+                and text are each other's only positives (CLIP's loss). A row's text has the label of its face, or of
+                its voice where it has no face.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
+                they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the loss out, as it is where only one modality is given.
         """
         image, audio = self.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
@@ -827,8 +842,13 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             face_labels = voice_labels = None
         any_embeds = next(iter(embeds.values()))
         batch, device = len(any_embeds), any_embeds.device
+        face_labels, voice_labels = (
+            labels if labels is None or labels.ndim == 1 else labels.argmax(-1)
+            for labels in (face_labels, voice_labels)
+        )
+        mask_device = next((mask.device for mask in (face_mask, voice_mask) if mask is not None), "cpu")
         face_mask, voice_mask = (
-            torch.full((batch,), name in embeds, device=device) if mask is None or name not in embeds else mask
+            torch.full((batch,), name in embeds, device=mask_device) if mask is None or name not in embeds else mask
             for name, mask in (("image", face_mask), ("audio", voice_mask))
         )
         if is_distributed():  # a process that has none of a modality gathers it too, or the others would wait for ever
@@ -841,16 +861,18 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
                 face_labels = own if voice_labels is None else voice_labels
             if voice_labels is None:
                 voice_labels = face_labels
+        text_labels = torch.where(face_mask.to(device, non_blocking=True), face_labels, voice_labels)
         rows = {
             "image": (face_labels, face_mask),
             "audio": (voice_labels, voice_mask),
-            "text": (torch.where(face_mask, face_labels, voice_labels), face_mask | voice_mask),
+            "text": (text_labels, face_mask | voice_mask),
         }
         gathered = {}
         for name, values in embeds.items():
-            labels, mask = (gather_rows(x) for x in rows[name])
-            present = mask.nonzero().flatten()
-            gathered[name] = gather_rows(values)[present], labels[present]
+            labels, mask = rows[name]
+            mask = gather_rows(mask.to(device)) if is_distributed() else mask
+            present = mask.nonzero().flatten().to(device, non_blocking=True)
+            gathered[name] = gather_rows(values)[present], gather_rows(labels)[present]
         losses = {}
         for pair in ("image_audio", "image_text", "audio_text"):
             a, b = pair.split("_")
@@ -881,18 +903,26 @@ class EmotionHead(nn.Module):
         """(B, D) features to (B, C) logits."""
         logits = self.classifier(self.dropout(features))
         every = logits.new_full((logits.shape[0], self.num_labels), -torch.inf)
-        every[:, self.columns] = logits
-        return every
+        return every.index_copy(1, constant(self.columns, logits.device), logits)
 
     def loss(
         self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, label_smoothing: float
     ) -> torch.Tensor:
-        """Cross-entropy of (B, C) logits and (B,) labels, summed over the rows where `mask` (B,) bool is True."""
-        lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
-        lookup[self.columns] = torch.arange(len(self.columns), device=labels.device)
-        targets = lookup[labels].masked_fill(~mask, 0)
+        """Cross-entropy of (B, C) logits and labels, summed over the rows where `mask` (B,) bool is True.
+
+        Labels are class indices (B,), which are refused where the head was not taught the class, or probabilities
+        (B, C), of which the taught classes' count.
+        """
+        columns = constant(self.columns, logits.device)
+        if labels.ndim == 1:
+            lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
+            lookup = lookup.index_copy(0, columns, torch.arange(len(self.columns), device=labels.device))
+            targets = lookup[labels].masked_fill(~mask, 0)
+        else:
+            targets = labels[:, columns].masked_fill(~mask[:, None], 1 / len(self.columns))
+            targets = targets / targets.sum(-1, keepdim=True)
         losses = F.cross_entropy(
-            logits[:, self.columns].float(), targets, reduction="none", label_smoothing=label_smoothing
+            logits[:, columns].float(), targets, reduction="none", label_smoothing=label_smoothing
         )
         return losses.masked_fill(~mask, 0.0).sum()
 
@@ -945,15 +975,16 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if not sources:
             raise ValueError("Fusion needs a face, a voice, or both.")
         reference = sources[0][0]
-        log_prior = reference.new_tensor([config.target_prior[label] for label in config.labels]).log()  # (C,)
+        device = reference.device
+        log_prior = constant([config.target_prior[label] for label in config.labels], device).log()  # (C,)
         ratios = []
         for log_probs, mask, prior in sources:
-            shares = reference.new_tensor([prior.get(label, 1.0) for label in config.labels])
-            taught = torch.tensor([label in prior for label in config.labels], device=reference.device)
+            shares = constant([prior.get(label, 1.0) for label in config.labels], device)
+            taught = constant([label in prior for label in config.labels], device)
             ratio = torch.where(taught, log_probs - shares.log(), 0.0)  # (B, C)
             ratios.append(ratio if mask is None else ratio.masked_fill(~mask[:, None], 0.0))
         taught_both = config.face_prior.keys() & config.voice_prior.keys()
-        both = [i for i, label in enumerate(config.labels) if label in taught_both]
+        both = constant([i for i, label in enumerate(config.labels) if label in taught_both], device)
 
         def log_mass(ratio: torch.Tensor) -> torch.Tensor:
             return (log_prior + ratio)[:, both].logsumexp(-1)  # (B, C) -> (B,)
@@ -988,9 +1019,11 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s, or
                 input_values: (B, 1, T) waveforms, whichever the audio tower takes.
             input_ids, attention_mask: (B, L) a prompt that speaks of the row's emotion; training only needs it.
-            face_labels, voice_labels: (B,) class indices; any value where the mask is False. Where several processes
-                train together, either all of them or none give each of these and `input_ids`.
-            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            face_labels, voice_labels: (B,) class indices, or (B, C) probabilities of the classes; any value where the
+                mask is False. Where several processes train together, either all of them or none give each of these
+                and `input_ids`.
+            face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
+                they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
         Raises:
             ValueError: neither a face nor a voice is given.
@@ -1026,8 +1059,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         logits, agreement = self.fuse(
             None if face_logits is None else face_logits.float().log_softmax(-1),
             None if voice_logits is None else voice_logits.float().log_softmax(-1),
-            face_mask,
-            voice_mask,
+            *(mask if mask is None else mask.to(self.device, non_blocking=True) for mask in (face_mask, voice_mask)),
         )
         return EmoCLIPEmotionOutput(
             loss=sum(self.config.loss_weights[name] * loss for name, loss in losses.items()) if losses else None,
@@ -1047,7 +1079,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         A process holds the sum over its own rows only; times the number of processes, because gradients are averaged
         over them, the total is the mean over all rows wherever they lie.
         """
-        mask = torch.ones(len(labels), dtype=torch.bool, device=labels.device) if mask is None else mask
+        mask = torch.ones(len(labels), dtype=torch.bool) if mask is None else mask
+        mask = mask.to(labels.device, non_blocking=True)
         if logits is None:
             mask = torch.zeros_like(mask)
         count = mask.sum()

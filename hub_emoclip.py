@@ -1,0 +1,165 @@
+"""EmoCLIP and the Hub: checkpoints fetched and published, with a sentence for whatever goes wrong on the way.
+
+    pipe = load_pipeline("me/emoclip")              # or a folder
+    url = publish("outputs/emoclip-small", "me/emoclip")
+
+The endpoint, the token and the cache are huggingface_hub's own: HF_ENDPOINT, HF_TOKEN or `hf auth login`, HF_HOME.
+"""
+
+import json
+import logging
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi, RepoUrl, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from configuration_emoclip import EmoCLIPConfig
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import EmotionRecognitionPipeline
+from processing_emoclip import EmoCLIPProcessor
+
+logger = logging.getLogger("emoclip")
+
+WEIGHTS = "model.safetensors"
+#: What a card says in the place of its own id, as long as it has none.
+THIS_REPOSITORY = "<this repository>"
+#: The inputs of a card's usage snippet, published beside it in a folder of the same name.
+EXAMPLES = Path(__file__).parent / "examples"
+CARD_EXAMPLES = {"image": EXAMPLES / "astronaut.jpg", "audio": EXAMPLES / "reading-short.flac"}
+#: What is published of a folder; training leaves more in its own.
+PUBLISHED = [WEIGHTS, "README.md", "*_emoclip.py", "config.json", "processor_config.json", "tokenizer*.json"]
+PUBLISHED += ["results.json", "training.json"]
+
+
+class HubError(ValueError):
+    """What stands between a user and a model, in one sentence that says what to do."""
+
+
+def explain(error: Exception, name: str, revision: str | None = None) -> str:
+    """What an exception of huggingface_hub about the repository `name` means, and what to do, in one sentence."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in reversed(causes):  # what went wrong first says most
+        if isinstance(cause, HFValidationError):
+            return f"{name!r} is neither a folder nor a Hub id, which reads owner/name."
+        if isinstance(cause, GatedRepoError):
+            return f"{name} is gated: agree to its terms on its page, and log in (hf auth login)."
+        if isinstance(cause, RepositoryNotFoundError):
+            return (
+                f"{name} is neither a folder nor a repository of the Hub that can be seen: check the name; a private "
+                "one needs a token that may read it (hf auth login)."
+            )
+        if isinstance(cause, RevisionNotFoundError):
+            return f"{name} has no revision {revision}: name a branch, a tag or a commit of it."
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            if status == 401:
+                return "The Hub does not know the token: log in anew (hf auth login), or correct HF_TOKEN."
+            if status == 403:
+                return f"The token may not write to {name}: take one that may, or a name of your own."
+            return f"The Hub answered {status} about {name} ({cause.server_message or 'no reason given'}): try later."
+        if isinstance(cause, ValueError) and "metadata" in str(cause):
+            return f"The Hub refuses the card: {' '.join(str(cause).split())}"
+    reason = type(causes[-1]).__name__
+    return f"For {name} the Hub cannot be reached, or the connection broke off ({reason}): check both and try again."
+
+
+def fetch(source: str | os.PathLike) -> Path:
+    """The folder of a checkpoint: `source` itself, or what the Hub holds under that id, which is downloaded with
+    progress bars unless the cache has it.
+
+    Args:
+        source: a folder, or owner/name, or owner/name@revision for a branch, tag or commit.
+    Raises:
+        HubError: there is no such folder or repository, it cannot be seen or reached, or it holds no weights.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.exists() or folder.is_absolute() or str(source).startswith((".", "~")):
+            raise HubError(f"There is no folder {source}.")
+        name, _, revision = str(source).partition("@")
+        logger.info("Getting %s from the Hub", source)
+        try:
+            # Its code stays where it is: what reads it is this project's own.
+            patterns = ["*.safetensors", "*.json"]
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        except Exception as error:  # huggingface_hub, the HTTP client and the system each raise their own
+            raise HubError(explain(error, name, revision)) from None
+    for file in ("config.json", WEIGHTS):
+        if not (folder / file).is_file():
+            raise HubError(f"{source} is no EmoCLIP: it holds no {file}.")
+    return folder
+
+
+def load_pipeline(source: str | os.PathLike, **kwargs) -> EmotionRecognitionPipeline:
+    """The pipeline of a checkpoint, as `fetch` takes it, in float32, run by the code of this project.
+
+    Args:
+        kwargs: the pipeline's own, such as `device`.
+    Raises:
+        HubError: as `fetch`, or it is no EmoCLIP that can be loaded.
+    """
+    folder = fetch(source)
+    try:
+        model = EmoCLIPForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+        processor = EmoCLIPProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise HubError(f"{source} cannot be loaded: {str(error).splitlines()[0]}") from None
+    return EmotionRecognitionPipeline(model=model, processor=processor, **kwargs)
+
+
+def open_repository(repo_id: str, token: str | None = None, private: bool | None = None) -> RepoUrl:
+    """Creates the repository where it is not there yet; asked for before a training, it shows early what would fail.
+
+    Raises:
+        HubError: the token may not write there, the Hub cannot be reached, or another model lives under that name.
+    """
+    try:
+        url = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+        config = json.loads(Path(hf_hub_download(url.repo_id, "config.json", token=token)).read_text())
+    except RemoteEntryNotFoundError:  # there is no model in it yet
+        return url
+    except Exception as error:
+        raise HubError(explain(error, repo_id)) from None
+    if (kind := config.get("model_type")) != EmoCLIPConfig.model_type:
+        raise HubError(f"{url.repo_id} holds another model ({kind}): give a name of its own, --hub_model_id.")
+    logger.info("%s is there already and gets a new commit.", url.repo_id)
+    return url
+
+
+def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
+    """Uploads a finished folder in one commit. What an upload that broke off has left there is not sent again.
+
+    Returns:
+        The commit's address.
+    Raises:
+        HubError: the folder is not whole, or the upload failed; the folder stays as it is.
+    """
+    folder = Path(folder)
+    for name in (WEIGHTS, "config.json", "processor_config.json", "pipeline_emoclip.py", "README.md"):
+        if not (folder / name).is_file():
+            raise HubError(f"{folder} is no finished EmoCLIP: it holds no {name}.")
+    url = open_repository(repo_id, token, private)
+    files = {file.name: file for file in folder.iterdir() if any(fnmatch(file.name, name) for name in PUBLISHED)}
+    files |= {f"examples/{file.name}": file for file in (*CARD_EXAMPLES.values(), EXAMPLES / "README.md")}
+    files["README.md"] = (folder / "README.md").read_text().replace(THIS_REPOSITORY, url.repo_id).encode()
+    try:
+        commit = HfApi(token=token).create_commit(
+            url.repo_id,
+            [CommitOperationAdd(name, file) for name, file in sorted(files.items())],
+            commit_message="EmoCLIP: weights, configuration, processor, code and card",
+        )
+    except Exception as error:
+        raise HubError(explain(error, url.repo_id)) from None
+    return commit.commit_url
