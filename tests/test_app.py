@@ -10,6 +10,9 @@ import pytest
 from gradio_client import Client, handle_file
 from test_pipeline import ASTRONAUT, LABELS, READING, broken_photos, broken_recordings
 
+import app_uploads
+import app_views
+
 
 @pytest.fixture(scope="module")
 def client(server) -> Client:
@@ -108,7 +111,7 @@ def test_nothing_is_sent_out_and_uploads_are_limited(app):
 
 
 def test_uploads_are_deleted_within_minutes(app, monkeypatch):
-    assert app.demo.delete_cache == (app.UPLOADS_CHECKED_SECONDS, app.UPLOADS_KEPT_SECONDS)
+    assert app.demo.delete_cache == (app_uploads.UPLOADS_CHECKED_SECONDS, app_uploads.UPLOADS_KEPT_SECONDS)
     assert sum(app.demo.delete_cache) <= 600
 
 
@@ -143,18 +146,20 @@ def test_conflict_is_worded_only_by_the_rule(app):
         result.face.label, result.voice.label, result.agreement = face, voice, agreement
         return result
 
-    assert "Looks happy, sounds sad" in app._verdict(result("happy", "sad", -0.4))
-    assert "Looks happy, sounds sad" not in app._verdict(result("happy", "sad", 0.4))
-    assert "Looks and sounds happy" in app._verdict(result("happy", "happy", 0.4))
+    assert "Looks happy, sounds sad" in app_views.verdict(result("happy", "sad", -0.4))
+    assert "Looks happy, sounds sad" not in app_views.verdict(result("happy", "sad", 0.4))
+    assert "Looks and sounds happy" in app_views.verdict(result("happy", "happy", 0.4))
 
 
 def test_what_is_said_of_a_file_is_escaped(app):
-    assert "<script>" not in app._messages(["<script>alert(1)</script>"])
+    assert "<script>" not in app_views.messages(["<script>alert(1)</script>"])
 
 
 def test_every_emotion_has_a_colour_and_a_face(app):
-    assert set(app.COLOURS) == set(app.GLYPHS) == set(LABELS) == set(app.pipe.model.config.id2label.values())
-    assert len(set(app.COLOURS.values())) == len(LABELS)
+    assert (
+        set(app_views.COLOURS) == set(app_views.GLYPHS) == set(LABELS) == set(app.pipe.model.config.id2label.values())
+    )
+    assert len(set(app_views.COLOURS.values())) == len(LABELS)
 
 
 def test_examples_are_small_and_credited(app):

@@ -90,7 +90,7 @@ def expect_scores(page, *sources: str) -> None:
         card = page.get_by_role("region", name=source)
         sync_api.expect(card.locator("li")).to_have_count(len(LABELS))
         assert [name.strip() for name in card.locator(".name").all_inner_texts()] == LABELS
-        page.wait_for_function("document.getAnimations().length === 0")
+        page.wait_for_function("document.querySelector('#answer').getAnimations({subtree: true}).length === 0")
         widths = [bar.bounding_box()["width"] for bar in card.locator(".track i").all()]
         top = card.locator("li.top .track i").bounding_box()["width"]
         assert top == max(widths) > 0
