@@ -10,8 +10,8 @@ const colours = {};
 for (const row of find(".bars").querySelectorAll("li"))
   colours[row.dataset.label] = row.style.getPropertyValue("--colour");
 
-const FRAME_SIDE = 480, FRAME_MILLISECONDS = 100, SOUND_SECONDS = 0.25, TIMELINE_SECONDS = 60;
-const INVITATION = find(".status").innerHTML;
+const FRAME_SIDE = 480, FRAME_MILLISECONDS = 80, SOUND_SECONDS = 0.25, TIMELINE_SECONDS = 60;
+const INVITATION = find(".status").textContent;
 const WORDS = {
   speech: "hears you", listening: "listening …", silent: "silence", off: "microphone off", wait: "microphone on",
 };
@@ -77,9 +77,7 @@ function stop(sentence = INVITATION, state = "off") {
 
 function show(state, sentence) {
   live.dataset.state = state;
-  const status = find(".status");
-  if (sentence === INVITATION) status.innerHTML = sentence;
-  else status.textContent = sentence;
+  find(".status").textContent = sentence;
   toggle.textContent = visit ? "Stop" : "Start";
 }
 
@@ -216,7 +214,7 @@ function draw(mine, answer) {
   drawBox(face, answer.size);
   fillCard("Face", face, "smoothed");
   fillCard("Voice", voice, "last 3 s");
-  fillCard("Together", fused, face && voice ? "fused" : face ? "face only" : "voice only");
+  fillCard("Together", fused, face && voice ? "fused" : "alone");
   fillVerdict(answer);
   fillMessages([...mine.notes, ...answer.result.messages]);
   find(".heard").textContent = WORDS[answer.hearing ?? (mine.context ? "wait" : "off")];

@@ -286,6 +286,7 @@ def words_tab() -> None:
             text = gr.Textbox(
                 label="Words, with commas between them",
                 placeholder="relieved, furious, thunderstruck",
+                lines=2,
                 max_length=MAX_WORDS * (MAX_WORD_LENGTH + 2),
                 elem_id="words",
             )

@@ -123,7 +123,7 @@ def adjective(label: str) -> str:
 
 def _agreement_meter(agreement: float) -> str:
     position = 50 + 50 * max(-1.0, min(1.0, agreement / AGREEMENT_SHOWN))
-    number = f"{agreement:+.2f}".replace("-", "−")
+    number = _signed(agreement)
     return (
         f'<div class="meter"><div class="scale" aria-hidden="true"><i style="left:{position:.1f}%"></i></div>'
         f'<div class="ends"><span>conflict</span><span class="value">agreement {number}</span>'
@@ -264,7 +264,6 @@ def live_view() -> str:
     empty = Emotion("", dict.fromkeys(COLOURS, 0.0))
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     glyphs = "".join(f'<template data-glyph="{label}">{glyph(label)}</template>' for label in COLOURS)
-    parade = "".join(glyph(label) for label in COLOURS)
     return f"""
 <div class="live" data-state="off">
   {glyphs}
@@ -272,9 +271,9 @@ def live_view() -> str:
     <div class="picture">
       <video muted playsinline aria-label="Your webcam"></video>
       <div class="box main" hidden><span></span></div>
-      <div class="cover"><div class="parade" aria-hidden="true">{parade}</div>
-        <p class="status" role="status">Let the camera see you and the microphone hear you:<br>the answer follows as
-        you move and speak.</p></div>
+      <div class="cover"><div class="sample">{glyph("happy")}</div>
+        <p class="status" role="status">Let the camera see you and the microphone hear you: the answer follows as you
+        move and speak.</p></div>
       <div class="rate" aria-hidden="true"></div>
     </div>
     <div class="controls">
@@ -352,7 +351,7 @@ def _closeness(cosine: float, name: str, result: WordsResult) -> float:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}".replace("-", "−")  # never −0.00
 
 
 def _word_scale(name: str, result: WordsResult) -> str:
@@ -382,7 +381,7 @@ def figures(results: dict[str, Any]) -> list[dict[str, Any]]:
             if isinstance(value, dict):
                 walk(value, (*path, key))
             elif n and (key == "accuracy" or key.endswith("_accuracy")):
-                name = " ".join((*path, key.removesuffix("accuracy"))).replace("_", " ").strip()
+                name = " · ".join((*path, key.removesuffix("accuracy"))).replace("_", " ").rstrip(" ·")
                 spread = entry.get("accuracy_spread") if key == "accuracy" else None
                 spread = spread or (value * (1 - value) / n) ** 0.5
                 found.append({"name": name, "n": n, "accuracy": value, "spread": spread})
@@ -418,7 +417,7 @@ HEADER = f"""
 <div class="hero">
   <div class="parade" aria-hidden="true">{"".join(glyph(label) for label in COLOURS)}</div>
   <h1>EmoCLIP</h1>
-  <p>What does this person look <em>and</em> sound like? Give a photo, a recording, or both.</p>
+  <p>What does this person look <em>and</em> sound like?</p>
 </div>"""
 
 EMPTY = """
@@ -444,11 +443,13 @@ ABOUT = """
   <section>
     <h2>What it is not</h2>
     <p>It recognises <strong>acted expressions</strong>. It does not know what anybody feels, it is often wrong, and
-    more often on people unlike those it learnt from. Do not use it to decide anything about anybody.</p>
+    more often on people unlike those it learnt from: it was not tested on children, on other languages than English,
+    or by ethnicity. Do not use it to decide anything about anybody. In the European Union the AI Act bans emotion
+    recognition at work and in education, other than for medical or safety reasons.</p>
   </section>
   <section>
-    <h2>Your files</h2>
-    <p>Nothing is stored: the file you add is deleted from the server within minutes, nothing is logged, and nothing is
-    sent anywhere else.</p>
+    <h2>Your pictures and your voice</h2>
+    <p>Nothing is stored. What Live sees and hears is answered from memory and never written to a disk; the file you
+    add elsewhere is deleted from the server within minutes. Nothing is logged, and nothing is sent anywhere else.</p>
   </section>
 </div>"""
