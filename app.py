@@ -1,32 +1,37 @@
-"""The demo: a photo, a recording, or both, and what the person in them looks and sounds like.
+"""The demo: webcam and microphone, a photo, a recording, words, and what the person looks and sounds like.
 
     python app.py
     EMOCLIP_MODEL=<folder or Hub id> python app.py
 
-The endpoint /analyze answers programs with the same result as JSON:
+Every tab has an endpoint that answers programs with the same as JSON, and assistants over MCP (/gradio_api/mcp/):
 
     from gradio_client import Client, handle_file
     Client("http://127.0.0.1:7860").predict(handle_file("photo.jpg"), handle_file("voice.wav"), api_name="/analyze")
 """
 
+import json
 import os
 from pathlib import Path
+from typing import TypedDict
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 import torch
+from transformers.utils import cached_file
 
+from app_live import PATH, Live, live_tab
 from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded_path
-from app_views import ABOUT, EMPTY, HEADER, photo_answer
+from app_views import ABOUT, EMPTY, HEADER, NO_WORDS, charts, figures, held_out_note, photo_answer, words_answer
 from media_emoclip import MAX_AUDIO_SECONDS, InputError
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from pipeline_emoclip import EmotionRecognitionPipeline, EmotionResult
+from pipeline_emoclip import EmotionRecognitionPipeline, EmotionResult, WordsResult
 from processing_emoclip import EmoCLIPProcessor
 
 HERE = Path(__file__).parent
 MODEL = os.environ.get("EMOCLIP_MODEL", str(HERE / "checkpoints" / "emoclip-small"))
 PHOTOS = {name: str(HERE / "examples" / f"{name}.jpg") for name in ("astronaut", "grace-hopper")}
+MAX_WORDS, MAX_WORD_LENGTH = 12, 60
 RECORDINGS = {name: str(HERE / "examples" / f"{name}.flac") for name in ("reading", "reading-short")}
 
 
@@ -49,7 +54,61 @@ def recognise(image: str | None, audio: str | None) -> EmotionResult:
         return EmotionResult(messages=error.sentences)
 
 
-def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) -> dict:
+class EmotionJSON(TypedDict):
+    label: str
+    scores: dict[str, float | None]
+
+
+class OtherFaceJSON(EmotionJSON):
+    box: list[float]
+
+
+class FaceJSON(OtherFaceJSON):
+    detector: str
+    others: list[OtherFaceJSON]
+
+
+class VoiceJSON(EmotionJSON):
+    segments: list[list[float]]
+
+
+class ResultJSON(TypedDict):
+    face: FaceJSON | None
+    voice: VoiceJSON | None
+    fused: EmotionJSON | None
+    agreement: float | None
+    messages: list[str]
+
+
+class WordJSON(TypedDict):
+    word: str
+    trained: bool
+    face: float | None
+    voice: float | None
+
+
+class WordsJSON(TypedDict):
+    words: list[WordJSON]
+    emotions: list[WordJSON]
+    messages: list[str]
+
+
+class FigureJSON(TypedDict):
+    name: str
+    n: int
+    accuracy: float
+    spread: float
+
+
+class LiveJSON(TypedDict):
+    path: str
+    places: int
+    streaming: int
+    waiting: int
+    turn_seconds: float
+
+
+def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) -> ResultJSON:
     """Recognise the emotion that a person's face and voice express, of angry, disgust, fear, happy, neutral, sad and
     surprise. It recognises acted expressions; it does not know what a person feels.
 
@@ -71,14 +130,83 @@ def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) 
         return EmotionResult(messages=error.sentences).to_dict()
 
 
+def compare_words(words: list[str], image: gr.FileData | None = None, audio: gr.FileData | None = None) -> WordsJSON:
+    """Say how close words such as "relieved" or "furious" are to a person's face and voice.
+
+    Args:
+        words: 1 to 12 words or short phrases, in English.
+        image: a photo with a face, or null. The largest face counts.
+        audio: a recording of speech, or null.
+
+    Returns:
+        A dict with "words", in the order given, each {"word", "trained", "face", "voice"}: "face" and "voice" are
+        cosines of the embeddings, from -1 to 1, null where there is no such source; "trained" is false for words that
+        were not in training, of which it may know nothing. "emotions" are the same for each of the seven emotions
+        with all its words, for scale. "messages" are sentences about what could not be used, and why.
+    """
+    try:
+        return closeness(words, uploaded_path(image), uploaded_path(audio)).to_dict()
+    except InputError as error:
+        return WordsResult(messages=error.sentences).to_dict()
+
+
+def about() -> list[FigureJSON]:
+    """How often the model is right: its accuracy on the test splits, each with its name, the number of samples and the
+    spread (a standard error where no other was measured)."""
+    return figures(RESULTS)
+
+
+def live_places() -> LiveJSON:
+    """Where webcam and microphone are streamed to, and how busy it is: the path of the WebSocket (what it takes and
+    answers stands at the top of app_live.py), how many may stream at once, how many do, how many wait, and after how
+    many seconds a place is given to whoever waits."""
+    line = live.line
+    return {
+        "path": PATH,
+        "places": line.places,
+        "streaming": len(line) - line.waiting,
+        "waiting": line.waiting,
+        "turn_seconds": line.turn_seconds,
+    }
+
+
+def closeness(words: list[str], image: str | None, audio: str | None) -> WordsResult:
+    """Words against a photo and a recording, with what cannot be used said in its messages."""
+    words = [str(word).strip() for word in words if str(word).strip()]
+    if not words:
+        return WordsResult(messages=["No words were given: write one or a few, with commas between them."])
+    if len(words) > MAX_WORDS or max(map(len, words)) > MAX_WORD_LENGTH:
+        limit = f"at most {MAX_WORDS} words or phrases, of up to {MAX_WORD_LENGTH} letters each"
+        return WordsResult(messages=[f"That is too much to compare: give {limit}."])
+    try:
+        return pipe.compare_words(words, image=image, audio=audio)
+    except InputError as error:
+        return WordsResult(messages=error.sentences)
+
+
 def answer(image: str | None, audio: str | None) -> str:
     """What the page shows for a photo and a recording, as HTML."""
-    return photo_answer(image, recognise(image, audio))
+    return photo_answer(image, audio, recognise(image, audio))
+
+
+def answer_words(text: str, image: str | None, audio: str | None) -> str:
+    """What the page shows for words with commas between them, as HTML."""
+    return words_answer(closeness(text.split(","), image, audio), held_out_note(RESULTS))
+
+
+def load_results(model: str) -> dict:
+    """The checkpoint's own figures, where it has any."""
+    try:
+        return json.loads(Path(cached_file(model, "results.json")).read_text())
+    except OSError:
+        return {}
 
 
 # On a phone the answer lies below the photo and the recording.
-SHOW_ANSWER = "() => innerWidth < 768 && document.getElementById('answer').scrollIntoView({behavior: 'smooth'})"
-ANNOUNCE_ANSWER = "() => document.getElementById('answer').setAttribute('aria-live', 'polite')"
+SHOW_ANSWER = "() => innerWidth < 768 && document.getElementById('{}').scrollIntoView({{behavior: 'smooth'}})"
+ANNOUNCE_ANSWERS = """() => new MutationObserver(() => {
+    for (const id of ["answer", "words-answer"]) document.getElementById(id)?.setAttribute("aria-live", "polite");
+}).observe(document.body, {childList: true, subtree: true})"""
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere
@@ -97,12 +225,28 @@ THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from else
     button_primary_background_fill_hover_dark="#6d67ea",
     button_large_text_size="1.1rem",
 )
-LAUNCH = {
-    "theme": THEME,
-    "css_paths": HERE / "app.css",
-    "max_file_size": MAX_UPLOAD,
-    "ssr_mode": False,
-}
+
+
+def sources(prefix: str = "") -> tuple[gr.Image, gr.Audio]:
+    """Where a photo and a recording are put in."""
+    photo = gr.Image(
+        label="Photo of a face",
+        sources=["upload", "webcam"],
+        type="filepath",
+        height=270,
+        buttons=[],
+        elem_id=f"{prefix}photo",
+    )
+    # gr.Image opens the file, and raises where it is broken. The pipeline alone opens files: it says why.
+    photo.preprocess = lambda payload: None if payload is None else payload.path
+    recording = gr.Audio(
+        label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
+        sources=["upload", "microphone"],
+        type="filepath",
+        buttons=[],
+        elem_id=f"{prefix}recording",
+    )
+    return photo, recording
 
 
 def photo_tab() -> None:
@@ -110,23 +254,7 @@ def photo_tab() -> None:
     output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
-            photo = gr.Image(
-                label="Photo of a face",
-                sources=["upload", "webcam"],
-                type="filepath",
-                height=270,
-                buttons=[],
-                elem_id="photo",
-            )
-            # gr.Image opens the file, and raises where it is broken. The pipeline alone opens files: it says why.
-            photo.preprocess = lambda payload: None if payload is None else payload.path
-            recording = gr.Audio(
-                label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
-                sources=["upload", "microphone"],
-                type="filepath",
-                buttons=[],
-                elem_id="recording",
-            )
+            photo, recording = sources()
             button = gr.Button("Analyze", variant="primary", size="lg")
             gr.Examples(
                 examples=[
@@ -146,12 +274,70 @@ def photo_tab() -> None:
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
-    button.click(answer, [photo, recording], output, api_visibility="private")
-    output.change(None, js=SHOW_ANSWER)
+    button.click(answer, [photo, recording], output, api_visibility="private", concurrency_id="model")
+    output.change(None, js=SHOW_ANSWER.format("answer"))
+
+
+def words_tab() -> None:
+    """Any words, and how close a face and a voice are to them."""
+    output = gr.HTML(NO_WORDS, elem_id="words-answer", padding=False, render=False)
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320):
+            text = gr.Textbox(
+                label="Words, with commas between them",
+                placeholder="relieved, furious, thunderstruck",
+                max_length=MAX_WORDS * (MAX_WORD_LENGTH + 2),
+                elem_id="words",
+            )
+            photo, recording = sources("words-")
+            button = gr.Button("Compare", variant="primary", size="lg")
+            gr.Examples(
+                examples=[
+                    ["relieved, furious, thunderstruck, poker-faced", PHOTOS["astronaut"], RECORDINGS["reading"]],
+                    ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
+                ],
+                example_labels=["Astronaut and reader: relieved?", "Admiral: proud?"],
+                inputs=[text, photo, recording],
+                outputs=output,
+                fn=answer_words,
+                run_on_click=True,
+                cache_examples=False,
+                label="Examples, answered in one click",
+                api_visibility="private",
+            )
+        with gr.Column(scale=6, min_width=320):
+            output.render()
+    gr.on(
+        [button.click, text.submit],
+        answer_words,
+        [text, photo, recording],
+        output,
+        api_visibility="private",
+        concurrency_id="model",
+    )
+    output.change(None, js=SHOW_ANSWER.format("words-answer"))
+
+
+def about_tab() -> None:
+    """The figures, what they are worth, and what becomes of a visitor's files."""
+    gr.HTML(ABOUT + charts(RESULTS, pipe.model.config.num_labels), padding=False, elem_id="about")
 
 
 pipe = load_pipeline(MODEL)
-recognise(PHOTOS["astronaut"], RECORDINGS["reading-short"])  # whatever is loaded or built on first use, is so now
+live = Live(pipe)
+RESULTS = load_results(MODEL)
+# Whatever is loaded or built on first use, is so now.
+recognise(PHOTOS["astronaut"], RECORDINGS["reading-short"])
+closeness(["relieved"], PHOTOS["astronaut"], None)
+
+LAUNCH = {
+    "theme": THEME,
+    "css_paths": HERE / "app.css",
+    "max_file_size": MAX_UPLOAD,
+    "ssr_mode": False,
+    "mcp_server": True,
+    "app_kwargs": {"routes": [live.route]},
+}
 
 with gr.Blocks(
     title="EmoCLIP: what a face and a voice express",
@@ -159,13 +345,22 @@ with gr.Blocks(
     delete_cache=(UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS),
 ) as demo:
     gr.HTML(HEADER, padding=False)
-    with gr.Tabs(elem_id="tabs"), gr.Tab("Photo and voice", id="photo"):
-        photo_tab()
-    gr.HTML(ABOUT, padding=False, elem_id="about")
-    demo.load(None, js=ANNOUNCE_ANSWER)
-    gr.api(analyze, api_name="analyze")
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("Live", id="live"):
+            live_tab()
+        with gr.Tab("Photo and voice", id="photo"):
+            photo_tab()
+        with gr.Tab("Words", id="words"):
+            words_tab()
+        with gr.Tab("About", id="about"):
+            about_tab()
+    demo.load(None, js=ANNOUNCE_ANSWERS)
+    gr.api(analyze, api_name="analyze", concurrency_id="model")
+    gr.api(compare_words, api_name="compare_words", concurrency_id="model")
+    gr.api(about, api_name="about")
+    gr.api(live_places, api_name="live")
 
-demo.queue(max_size=64, default_concurrency_limit=2)
+demo.queue(max_size=128, default_concurrency_limit=2)
 
 if __name__ == "__main__":
     demo.launch(**LAUNCH)

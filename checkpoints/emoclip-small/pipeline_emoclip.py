@@ -183,6 +183,33 @@ class _Item:
     messages: list[str] = field(default_factory=list)
 
 
+@dataclass
+class WordCloseness:
+    """How close a word is to a face and a voice: cosines of their embeddings, None where there is no such source.
+
+    `trained` is True for a word that the text tower was trained on. Of any other it may know nothing.
+    """
+
+    word: str
+    trained: bool
+    face: float | None
+    voice: float | None
+
+
+@dataclass
+class WordsResult:
+    """Words against a face and a voice. `words` in the order given; `emotions` are, for scale, the labels with all the
+    words that each was trained on together; `messages` as in `EmotionResult`."""
+
+    words: list[WordCloseness] = field(default_factory=list)
+    emotions: list[WordCloseness] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
+        return asdict(self)
+
+
 class EmotionRecognitionPipeline(Pipeline):
     """Emotion recognition from a face, a voice, or both.
 
@@ -396,6 +423,62 @@ class EmotionRecognitionPipeline(Pipeline):
             embeds, scale = self._embed(backbone.get_text_features, text=text), backbone.scale("image_text")
         scores = (scale.float() * embeds @ classes.T)[0].softmax(-1).tolist()
         return dict(sorted(zip(labels, scores), key=lambda pair: -pair[1]))
+
+    @torch.no_grad()
+    def compare_words(
+        self, words: list[str], *, image: ImageSource | None = None, audio: AudioSource | None = None
+    ) -> WordsResult:
+        """How close any words are to the face in a photo, the voice in a recording, or both.
+
+        Of the photo, the largest face counts; of the recording, the windows that hold speech (the mean of their
+        embeddings). A word stands in the templates that the text tower was trained with.
+
+        Args:
+            words: words or short phrases.
+            image, audio: as `load_image` and `load_audio` take them; at least one.
+        Raises:
+            InputError: neither can be read, or was given.
+        """
+        backbone = self.model.emoclip
+        prepared = self.preprocess({"image": image, "audio": audio})
+        sources = {"face": None, "voice": None}
+        if prepared["pixel_values"] is not None:
+            pixels = prepared["pixel_values"][:1].to(self.device)
+            sources["face"] = backbone.get_image_features(pixels).pooler_output
+        if prepared["voices"] is not None:
+            rows = prepared["voices"].split(ROWS_PER_FORWARD)
+            name = self.audio_input
+            voices = [backbone.get_audio_features(**{name: row.to(self.device)}).pooler_output for row in rows]
+            sources["voice"] = torch.nn.functional.normalize(torch.cat(voices), dim=-1).mean(0, keepdim=True)
+        texts = torch.cat([self._prompt_embeds(words), self._emotion_embeds])  # (words + labels, D)
+        cosines = {
+            name: [None] * len(texts)
+            if embeds is None
+            else torch.nn.functional.cosine_similarity(embeds.float(), texts).tolist()
+            for name, embeds in sources.items()
+        }
+        trained = {word for known in (self.model.config.words or {}).values() for word in known}
+        rows = [
+            WordCloseness(word, i >= len(words) or word.lower() in trained, face, voice)
+            for i, (word, face, voice) in enumerate(
+                zip([*words, *self.model.config.labels], cosines["face"], cosines["voice"])
+            )
+        ]
+        return WordsResult(rows[: len(words)], rows[len(words) :], prepared["items"][0].messages)
+
+    def _prompt_embeds(self, words: list[str]) -> torch.Tensor:
+        """(words, D): the mean of each word's normalised embeddings over the templates, normalised."""
+        templates = self.model.config.prompt_templates or ["{}"]
+        prompts = [template.format(word) for word in words for template in templates]
+        embeds = self._embed(self.model.emoclip.get_text_features, text=prompts)
+        return torch.nn.functional.normalize(embeds.unflatten(0, (len(words), -1)).mean(1), dim=-1)
+
+    @functools.cached_property
+    def _emotion_embeds(self) -> torch.Tensor:
+        """(labels, D): each emotion's words, averaged and normalised."""
+        words = self.model.config.words or {label: [label] for label in self.model.config.labels}
+        means = [self._prompt_embeds(words[label]).mean(0) for label in self.model.config.labels]
+        return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
     def _embed(self, tower: Callable, **inputs) -> torch.Tensor:
         """(B, D) normalised float32 embeddings of what the processor makes of `inputs`."""
