@@ -22,7 +22,7 @@ start of the recording; natural logarithms.
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ class _Item:
     boxes: list[Box] = field(default_factory=list)  # largest first
     detector: str = ""
     segments: list[tuple[float, float]] = field(default_factory=list)
-    num_windows: int = 0
+    windows: list[float] = field(default_factory=list)  # where those that hold speech start, in seconds
     messages: list[str] = field(default_factory=list)
 
 
@@ -273,7 +273,7 @@ class EmotionRecognitionPipeline(Pipeline):
             return None
         item.segments = self.speech_detector(samples)
         starts = scored_windows(window_starts(len(samples) / rate, window), window, item.segments)
-        item.num_windows = len(starts)
+        item.windows = starts
         if not starts:
             item.messages.append(
                 f"No speech was found in the recording: at least {MIN_SPEECH_SECONDS} s of it is needed."
@@ -289,7 +289,7 @@ class EmotionRecognitionPipeline(Pipeline):
         outputs = []
         for item in prepared["items"]:
             face, faces = faces[: len(item.boxes)], faces[len(item.boxes) :]
-            voice, voices = voices[: item.num_windows], voices[item.num_windows :]
+            voice, voices = voices[: len(item.windows)], voices[len(item.windows) :]
             face = face if len(face) else None  # (faces, C)
             voice = mean_log_probs(voice) if len(voice) else None  # (1, C)
             fused = agreement = None

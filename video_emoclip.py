@@ -78,7 +78,7 @@ VOICE_BLOCK_SECONDS = 30.0
 CONFLICT_GAP_SECONDS = 0.6  # conflicts that lie no farther apart are one
 MIN_CONFLICT_SECONDS = 1.0
 SHOWN_SIDE = 720  # pixels of the longer side of the annotated video
-SHOWN_RATE = 20  # its frames a second, at most
+SHOWN_RATE = 15  # its frames a second, at most
 
 VideoSource = str | os.PathLike | bytes
 
@@ -165,6 +165,11 @@ class VideoResult:
     segments: list[tuple[float, float]] = field(default_factory=list)
     timeline: list[TimelinePoint] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+
+    @property
+    def conflict(self) -> bool:
+        """As in `EmotionResult`, of the whole video."""
+        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
@@ -266,6 +271,7 @@ class VideoReader:
         self.has_picture, self.has_sound = self._picture is not None, any(s.type == "audio" for s in usable)
         self._origin = (self._container.start_time or 0) / av.time_base
         self.duration = (self._container.duration or 0) / av.time_base
+        self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: setting it up is costly
         self.size = None
         self.seconds, self.fraction, self.damaged = 0.0, 0.0, False
         try:
@@ -335,7 +341,7 @@ class VideoReader:
         turns = round(frame.rotation / 90) % 4
         if turns % 2:
             width, height = height, width
-        array = frame.reformat(width, height, format="rgb24", interpolation="AREA").to_ndarray()
+        array = self._reformatter.reformat(frame, width, height, format="rgb24", interpolation="AREA").to_ndarray()
         return np.ascontiguousarray(np.rot90(array, turns))
 
 
@@ -685,7 +691,7 @@ def annotate_video(
     source: VideoSource, result: VideoResult, path: str | os.PathLike, colours: dict[str, str]
 ) -> Generator[float, None, None]:
     """Write the video anew with a box around each face and what is seen and heard beside it: H.264 and AAC in MP4,
-    which every browser plays, at most 720 pixels and 20 frames a second. The generator gives the fraction done; to
+    which every browser plays, at most 720 pixels and 15 frames a second. The generator gives the fraction done; to
     stop in the middle, close it.
 
     Args:
@@ -783,7 +789,7 @@ def _tag(text: str, colour: str, size: int) -> np.ndarray:
     tag = Image.new("RGBA", (width, height), (*_rgb(colour), 0))
     draw = ImageDraw.Draw(tag)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=0.7 * size, fill=(*_rgb(colour), 255))
-    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=(13, 13, 18, 255), stroke_width=size / 24)
+    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=(13, 13, 18, 255))
     return np.asarray(tag.resize((width // 2, height // 2), Image.Resampling.LANCZOS))
 
 
