@@ -22,6 +22,7 @@ from transformers.utils import cached_file
 
 from app_live import PATH, Live, live_tab
 from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded_path
+from app_video import video_tab
 from app_views import ABOUT, EMPTY, HEADER, NO_WORDS, charts, figures, held_out_note, photo_answer, words_answer
 from media_emoclip import MAX_AUDIO_SECONDS, InputError
 from modeling_emoclip import EmoCLIPForEmotionClassification
@@ -351,6 +352,8 @@ with gr.Blocks(
             live_tab()
         with gr.Tab("Photo and voice", id="photo"):
             photo_tab()
+        with gr.Tab("Video", id="video-tab"):
+            video_tab(pipe)
         with gr.Tab("Words", id="words"):
             words_tab()
         with gr.Tab("About", id="about"):

@@ -6,7 +6,7 @@ from gradio.utils import get_upload_folder
 
 from media_emoclip import InputError
 
-MAX_UPLOAD = "64mb"
+MAX_UPLOAD = "256mb"  # a few minutes of a phone's video
 UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
 
 

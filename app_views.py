@@ -241,7 +241,7 @@ def _spectrogram(source: str | None, result: EmotionResult) -> str:
         f'<i style="left:{100 * start / seconds:.2f}%;width:{100 * (min(end, seconds) - start) / seconds:.2f}%"></i>'
         for start, end in segments
     )
-    ticks = "".join(f"<span>{_clock(seconds * part / 4)}</span>" for part in range(5))
+    ticks = "".join(f"<span>{clock(seconds * part / 4)}</span>" for part in range(5))
     speech = f"{sum(end - start for start, end in segments):.1f} s of speech, underlined" if segments else "no speech"
     return (
         f'<figure class="spectrogram"><img src="{_embedded(Image.fromarray(colours.astype(np.uint8)))}" '
@@ -251,7 +251,7 @@ def _spectrogram(source: str | None, result: EmotionResult) -> str:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
