@@ -291,9 +291,11 @@ class Live:
     """
 
     def __init__(self, pipe: EmotionRecognitionPipeline, line: Line | None = None):
-        self.pipe, self.line = pipe, line or Line()
-        # As many threads as cores: each visitor has one frame or window in work at most, and they take turns.
-        self._pool = ThreadPoolExecutor(min(self.line.places, os.cpu_count() or 1), thread_name_prefix="live")
+        self.pipe, self.line = pipe, Line() if line is None else line
+        # As many threads as cores, each of which works alone: a visitor has one frame or window in work at most, and
+        # they take turns. Models as small as these only lose by sharing one forward pass among cores.
+        workers = min(self.line.places, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(workers, "live", initializer=torch.set_num_threads, initargs=(1,))
         self.route = WebSocketRoute(PATH, self.connect)
 
     async def connect(self, socket: WebSocket) -> None:
