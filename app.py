@@ -23,7 +23,18 @@ from transformers.utils import cached_file
 from app_live import PATH, Live, live_tab
 from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded_path
 from app_video import video_tab
-from app_views import ABOUT, EMPTY, HEADER, NO_WORDS, charts, figures, held_out_note, photo_answer, words_answer
+from app_views import (
+    ABOUT,
+    EMPTY,
+    HEADER,
+    NO_WORDS,
+    charts,
+    figures,
+    held_out_note,
+    photo_answer,
+    why_view,
+    words_answer,
+)
 from media_emoclip import MAX_AUDIO_SECONDS, InputError
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline, EmotionResult, WordsResult
@@ -190,6 +201,11 @@ def answer(image: str | None, audio: str | None) -> str:
     return photo_answer(image, audio, recognise(image, audio))
 
 
+def why(image: str | None, audio: str | None) -> str:
+    """What spoke for the answer, as HTML: apart from the answer, which should not wait for it."""
+    return why_view(pipe, image, audio, recognise(image, audio))
+
+
 def answer_words(text: str, image: str | None, audio: str | None) -> str:
     """What the page shows for words with commas between them, as HTML."""
     return words_answer(closeness(text.split(","), image, audio), held_out_note(RESULTS))
@@ -275,7 +291,11 @@ def photo_tab() -> None:
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
+            reasons = gr.HTML("", elem_id="why", padding=False)
+            ask = gr.Button("Why?", visible=False)
     button.click(answer, [photo, recording], output, api_visibility="private", concurrency_id="model")
+    output.change(lambda: (gr.update(visible=True), ""), None, [ask, reasons], api_visibility="private", queue=False)
+    ask.click(why, [photo, recording], reasons, api_visibility="private", concurrency_id="model")
     output.change(None, js=SHOW_ANSWER.format("answer"))
 
 

@@ -251,9 +251,7 @@ def _timeline(result: VideoResult) -> str:
         for moment in result.moments
     )
     ticks = "".join(f"<span>{clock(length * part / 4)}</span>" for part in range(5))
-    shown = {point.label for name in ("face", "voice", "fused") if (point := getattr(result, name)) is not None}
-    shown |= {emotion.label for point in result.timeline for emotion in (point.face, point.voice) if emotion}
-    legend = "".join(f"<li>{glyph(label)}{label}</li>" for label in COLOURS if label in shown)
+    legend = "".join(f"<li>{glyph(label)}{label}</li>" for label in COLOURS)
     return (
         f'<figure class="strip" data-seconds="{length:.3f}"><div class="rows">{rows}'
         f'<div class="over" aria-hidden="true">{marks}<i class="playhead"></i></div></div>'
@@ -347,7 +345,7 @@ CANCELLED = _sentences(["Cancelled. The video was not watched to its end."])
 SEEK = """
 const player = () => document.querySelector("#video-player video");
 element.addEventListener("click", (event) => {
-  const video = player(), button = event.target.closest("[data-time]"), rows = event.target.closest(".rows svg, .over");
+  const video = player(), button = event.target.closest("[data-time]"), rows = event.target.closest(".rows svg");
   if (!video || !(button || rows)) return;
   const strip = element.querySelector(".strip"), over = strip.querySelector(".over").getBoundingClientRect();
   video.currentTime = button ? button.dataset.time

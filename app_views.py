@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from media_emoclip import InputError, load_audio, load_image
-from pipeline_emoclip import Emotion, EmotionResult, OtherFace, WordsResult
+from explain_emoclip import explain_face, explain_voice
+from media_emoclip import InputError, crop_face, load_audio, load_image
+from pipeline_emoclip import Emotion, EmotionRecognitionPipeline, EmotionResult, OtherFace, WordsResult
 from processing_emoclip import EmoCLIPFeatureExtractor
 
 SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
@@ -453,3 +454,85 @@ ABOUT = """
     add elsewhere is deleted from the server within minutes. Nothing is logged, and nothing is sent anywhere else.</p>
   </section>
 </div>"""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Why
+
+WHY_SIDE = 320  # pixels of the face
+WHY_WIDTH, WHY_HEIGHT = 560, 320  # pixels of the spectrogram
+WHY_ALPHA = 0.85  # of the colour where it is strongest
+
+
+def why_view(pipe: EmotionRecognitionPipeline, image: str | None, audio: str | None, result: EmotionResult) -> str:
+    """What in the face and in the spectrogram spoke for the answer, as HTML; empty where there was no answer."""
+    cards = ""
+    if image is not None and result.face is not None:
+        label = result.face.label
+        cards += _why_card(
+            why_face(pipe, image, result), label, f"What in the face spoke for <b>{label}</b>", "The largest face"
+        )
+    if audio is not None and result.voice is not None:
+        label = result.voice.label
+        address, start, end = why_voice(pipe, audio, label)
+        title = f"What in the voice spoke for <b>{label}</b>"
+        cards += (
+            f'<p class="note">{NO_VOICE_MAP}</p>'
+            if address is None
+            else _why_card(address, label, title, f"The sound from {clock(start)} to {clock(end)}, low tones below")
+        )
+    if not cards:
+        return ""
+    return f'<div class="answer"><div class="why">{cards}</div><p class="note">{WHY_NOTE}</p></div>'
+
+
+def why_face(pipe: EmotionRecognitionPipeline, image: str, result: EmotionResult) -> str:
+    """The largest face in grey, with what spoke for its label in the label's colour: the address of an <img>."""
+    photo = load_image(image)[0]
+    pixels = np.asarray(photo)
+    x, y, width, height = pipe.face_detector(pixels)[0]
+    values = explain_face(pipe, crop_face(pixels, (x, y, width, height)), result.face.label)
+    face = photo.crop((round(x), round(y), round(x + width), round(y + height))).convert("L")
+    return _why_picture(face, values, result.face.label, (WHY_SIDE, WHY_SIDE))
+
+
+def why_voice(pipe: EmotionRecognitionPipeline, audio: str, label: str) -> tuple[str | None, float, float]:
+    """The window of a recording that speaks most for a label, as `why_face` draws it, and its start and end in
+    seconds. None for the picture where the audio tower reads waveforms."""
+    prepared = pipe.preprocess({"audio": audio})
+    column = pipe.model.config.label2id[label]
+    with torch.no_grad():
+        best = int(pipe.voice_log_probs(prepared["voices"].to(pipe.device))[:, column].argmax())
+    voice, start = prepared["voices"][best : best + 1], prepared["items"][0].windows[best]
+    extractor = pipe.processor.feature_extractor
+    values = explain_voice(pipe, voice, label)
+    if values is None:
+        return None, start, start + extractor.chunk_length_s
+    levels = voice[0, 0].numpy() * extractor.std + extractor.mean
+    picture = Image.fromarray((np.flipud(levels) * 255).clip(0, 255).astype(np.uint8))
+    address = _why_picture(picture, np.flipud(values), label, (WHY_WIDTH, WHY_HEIGHT))
+    return address, start, start + extractor.chunk_length_s
+
+
+def _why_picture(grey: Image.Image, values: np.ndarray, label: str, size: tuple[int, int]) -> str:
+    """A grey picture, coloured where `values` (H, W) are above 0."""
+    ground = np.asarray(grey.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)[..., None] * 0.75  # (h, w, 1)
+    strength = np.clip(values / max(np.quantile(values, 0.99), 1e-9), 0, 1)
+    alpha = np.asarray(Image.fromarray(np.float32(strength)).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    alpha = WHY_ALPHA * alpha[..., None] ** 0.8
+    colour = np.array(list(bytes.fromhex(COLOURS[label][1:])), np.float32)
+    return _embedded(Image.fromarray((ground * (1 - alpha) + colour * alpha).astype(np.uint8)))
+
+
+def _why_card(address: str, label: str, title: str, alt: str) -> str:
+    return (
+        f'<figure style="--colour:{COLOURS[label]}"><figcaption>{title}</figcaption>'
+        f'<img src="{address}" alt="{alt}, coloured where it spoke for {label}"><small>{alt}</small></figure>'
+    )
+
+
+WHY_NOTE = (
+    "Coloured: what raised the probability of that answer, by integrated gradients (Sundararajan et al., 2017). "
+    "It shows what the network used, not what the person felt."
+)
+NO_VOICE_MAP = "Of the voice there is no such picture: this model reads the waveform itself."

@@ -106,7 +106,7 @@ def test_the_endpoint_is_typed_and_described_and_the_only_public_one(client):
 def test_nothing_is_sent_out_and_uploads_are_limited(app):
     assert not app.demo.analytics_enabled
     assert not app.demo.share
-    assert app.demo.max_file_size == 64 * 1024**2
+    assert app.demo.max_file_size == 256 * 1024**2
     assert app.THEME._stylesheets == []
 
 
