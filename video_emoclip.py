@@ -65,6 +65,7 @@ except ImportError:
 
 MAX_VIDEO_SECONDS = 600.0
 MAX_VIDEO_PIXELS = 4096 * 2304  # of a frame
+MAX_READ_ERRORS = 20  # after so many, what is left of a damaged file is given up
 SAMPLES_PER_SECOND = 5  # of the picture and of the timeline
 CROP_SIDE = 640  # pixels of the longer side of the pictures that faces are cut from
 SEARCH_SIDE = 400  # pixels of the longer side of the pictures that faces are looked for in
@@ -312,10 +313,12 @@ class VideoReader:
             self.damaged = True  # it ends before its header says
 
     def _packets(self) -> Iterator[Any]:
-        try:
-            yield from self._container.demux(self._streams)
-        except (av.FFmpegError, ValueError):
-            self.damaged = True
+        for _ in range(MAX_READ_ERRORS):
+            try:
+                yield from self._container.demux(self._streams)
+                return
+            except (av.FFmpegError, ValueError):
+                self.damaged = True  # most containers can be taken up again behind the damage
 
     def _time(self, frame: Any) -> float:
         time = self.seconds if frame.time is None else max(0.0, frame.time - self._origin)
@@ -335,14 +338,18 @@ class VideoReader:
 
     def pixels(self, frame: Any, side: int) -> np.ndarray:
         """A frame upright, in RGB (H, W, 3) uint8, of an even width and height, the longer at most `side` pixels."""
-        width, height = self._upright_size(frame)
-        scale = min(1.0, side / max(width, height))
-        width, height = (max(2, round(length * scale / 2) * 2) for length in (width, height))
+        width, height = fit(*self._upright_size(frame), side)
         turns = round(frame.rotation / 90) % 4
         if turns % 2:
             width, height = height, width
         array = self._reformatter.reformat(frame, width, height, format="rgb24", interpolation="AREA").to_ndarray()
         return np.ascontiguousarray(np.rot90(array, turns))
+
+
+def fit(width: int, height: int, side: int) -> tuple[int, int]:
+    """A width and height scaled down so that the longer is at most `side`; both even, as encoders want them."""
+    scale = min(1.0, side / max(width, height))
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -706,6 +713,7 @@ def annotate_video(
     rate = 48_000
     with VideoReader(source) as video, av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
         picture = out.add_stream("h264", rate=SHOWN_RATE, options={"preset": "superfast", "crf": "25"})
+        picture.width, picture.height = fit(result.width, result.height, SHOWN_SIDE)
         picture.pix_fmt = "yuv420p"
         picture.codec_context.time_base = Fraction(1, 1000)
         sound = out.add_stream("aac", rate=rate, layout="stereo") if video.has_sound else None
@@ -720,9 +728,7 @@ def annotate_video(
                     out.mux(sound.encode(block))
             elif time >= next_shown:
                 pixels = video.pixels(frame, SHOWN_SIDE)
-                if shown < 0:
-                    picture.height, picture.width = pixels.shape[:2]
-                elif pixels.shape[:2] != (picture.height, picture.width):
+                if pixels.shape[:2] != (picture.height, picture.width):
                     continue  # the size of the picture changed on the way
                 _draw(pixels, result, time, colours)
                 shown = max(shown + 1, round(time * 1000))
