@@ -65,7 +65,6 @@ except ImportError:
 
 MAX_VIDEO_SECONDS = 600.0
 MAX_VIDEO_PIXELS = 4096 * 2304  # of a frame
-MAX_READ_ERRORS = 20  # after so many, what is left of a damaged file is given up
 SAMPLES_PER_SECOND = 5  # of the picture and of the timeline
 CROP_SIDE = 640  # pixels of the longer side of the pictures that faces are cut from
 SEARCH_SIDE = 400  # pixels of the longer side of the pictures that faces are looked for in
@@ -242,8 +241,8 @@ class VideoReader:
     """A video as a stream of decoded frames, picture and sound as they come.
 
     Iterating gives (time, frame): the seconds since the video's start, and PyAV's `VideoFrame` or `AudioFrame`.
-    `has_picture`, `has_sound` and `size` (the upright width and height, from the first frame on) say what there is,
-    `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read.
+    `sound_channels` (0 without sound) and `size` (the upright width and height, None before the first frame) say what
+    there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read.
 
     Raises:
         InputError: it is no video or sound, or is too long or too large.
@@ -269,7 +268,7 @@ class VideoReader:
             raise _unreadable() from None
         self._streams = usable
         self._picture = next((stream for stream in usable if stream.type == "video"), None)
-        self.has_picture, self.has_sound = self._picture is not None, any(s.type == "audio" for s in usable)
+        self.sound_channels = sum(stream.channels for stream in usable if stream.type == "audio")
         self._origin = (self._container.start_time or 0) / av.time_base
         self.duration = (self._container.duration or 0) / av.time_base
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: setting it up is costly
@@ -313,12 +312,10 @@ class VideoReader:
             self.damaged = True  # it ends before its header says
 
     def _packets(self) -> Iterator[Any]:
-        for _ in range(MAX_READ_ERRORS):
-            try:
-                yield from self._container.demux(self._streams)
-                return
-            except (av.FFmpegError, ValueError):
-                self.damaged = True  # most containers can be taken up again behind the damage
+        try:
+            yield from self._container.demux(self._streams)
+        except (av.FFmpegError, ValueError):
+            self.damaged = True
 
     def _time(self, frame: Any) -> float:
         time = self.seconds if frame.time is None else max(0.0, frame.time - self._origin)
@@ -681,7 +678,7 @@ def _messages(video: VideoReader, voice: _Voice, people: list[Person]) -> list[s
         messages.append("The file has no moving picture: only its sound was used.")
     elif not people:
         messages.append("No face was found in the video: try one where a face is larger, or better lit.")
-    if not video.has_sound:
+    if not video.sound_channels:
         messages.append("The video has no sound: only the faces in it were used.")
     elif not voice.loud:
         messages.append("The video’s sound is silent: check the microphone and record again.")
@@ -716,8 +713,9 @@ def annotate_video(
         picture.width, picture.height = fit(result.width, result.height, SHOWN_SIDE)
         picture.pix_fmt = "yuv420p"
         picture.codec_context.time_base = Fraction(1, 1000)
-        sound = out.add_stream("aac", rate=rate, layout="stereo") if video.has_sound else None
-        resample = _Resampler(format="fltp", layout="stereo", rate=rate)
+        layout = "mono" if video.sound_channels == 1 else "stereo"
+        sound = out.add_stream("aac", rate=rate, layout=layout) if video.sound_channels else None
+        resample = _Resampler(format="fltp", layout=layout, rate=rate)
         next_shown, shown, heard = 0.0, -1, 0  # seconds, milliseconds, samples
         for time, frame in video:
             if isinstance(frame, av.AudioFrame):
