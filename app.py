@@ -21,7 +21,7 @@ import torch
 from transformers.utils import cached_file
 
 from app_live import PATH, Live, live_tab
-from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded_path
+from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded
 from app_video import video_tab
 from app_views import (
     ABOUT,
@@ -113,7 +113,7 @@ class FigureJSON(TypedDict):
 
 
 class LiveJSON(TypedDict):
-    path: str
+    socket: str
     places: int
     streaming: int
     waiting: int
@@ -137,7 +137,7 @@ def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) 
         conflict. "messages" are sentences about what could not be used, and why.
     """
     try:
-        return recognise(uploaded_path(image), uploaded_path(audio)).to_dict()
+        return recognise(uploaded(image), uploaded(audio)).to_dict()
     except InputError as error:
         return EmotionResult(messages=error.sentences).to_dict()
 
@@ -157,7 +157,7 @@ def compare_words(words: list[str], image: gr.FileData | None = None, audio: gr.
         with all its words, for scale. "messages" are sentences about what could not be used, and why.
     """
     try:
-        return closeness(words, uploaded_path(image), uploaded_path(audio)).to_dict()
+        return closeness(words, uploaded(image), uploaded(audio)).to_dict()
     except InputError as error:
         return WordsResult(messages=error.sentences).to_dict()
 
@@ -169,12 +169,12 @@ def about() -> list[FigureJSON]:
 
 
 def live_places() -> LiveJSON:
-    """Where webcam and microphone are streamed to, and how busy it is: the path of the WebSocket (what it takes and
+    """Where webcam and microphone are streamed to, and how busy it is: the path of the "socket", a WebSocket (what it takes and
     answers stands at the top of app_live.py), how many may stream at once, how many do, how many wait, and after how
     many seconds a place is given to whoever waits."""
     line = live.line
     return {
-        "path": PATH,
+        "socket": PATH,
         "places": line.places,
         "streaming": len(line) - line.waiting,
         "waiting": line.waiting,

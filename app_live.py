@@ -43,15 +43,10 @@ from media_emoclip import (
     crop_face,
     scored_windows,
 )
-from pipeline_emoclip import (
-    Emotion,
-    EmotionRecognitionPipeline,
-    EmotionResult,
-    FaceResult,
-    PosteriorFilter,
-    VoiceResult,
-)
+from pipeline_emoclip import EmotionRecognitionPipeline
 from processing_emoclip import resample
+from results_emoclip import Emotion, EmotionResult, FaceResult, PosteriorFilter, VoiceResult, emotion_fields
+from video_emoclip import TRACK_IOU, iou
 
 PATH = "/live"
 HALF_LIFE_SECONDS = 0.5  # of the face's posterior
@@ -101,6 +96,7 @@ class LiveSession:
         self._pipe = pipe
         # Detectors of its own: one that is shared would keep a visitor waiting behind another's long recording.
         self._find_faces, self._find_speech = FaceDetector(), SpeechDetector()
+        self._labels = pipe.model.config.id2label
         self._rate = sampling_rate
         self._window = pipe.processor.feature_extractor.chunk_length_s
         self._sound = np.zeros(0, np.float32)  # the last contiguous seconds, a window at most
@@ -142,7 +138,9 @@ class LiveSession:
         self._face_log_probs = self._filter(log_probs, max(time, self._face_time))
         self._face_time = max(time, self._face_time)
         self._face = FaceResult(
-            **self._pipe._emotion(self._face_log_probs), box=clip_box(box, *image.size), detector=self._find_faces.name
+            **emotion_fields(self._face_log_probs, self._labels),
+            box=clip_box(box, *image.size),
+            detector=self._find_faces.name,
         )
 
     def _boxes(self, image: Image.Image) -> list[Box]:
@@ -153,7 +151,7 @@ class LiveSession:
     def _follow(self, boxes: list[Box]) -> Box | None:
         """The face that was there before, if it still is; otherwise the largest, once the other has been forgotten."""
         if self._face is not None:
-            near = [box for box in boxes if _overlap(box, self._face.box) > 0.3]
+            near = [box for box in boxes if iou(box, self._face.box) >= TRACK_IOU]
             return near[0] if near else None
         return boxes[0] if boxes else None
 
@@ -186,7 +184,7 @@ class LiveSession:
                 audio=[samples], sampling_rate=SpeechDetector.sampling_rate, return_tensors="pt"
             )[self._pipe.audio_input]
             self._voice_log_probs = self._pipe.voice_log_probs(voices)[0]
-            self._voice = VoiceResult(**self._pipe._emotion(self._voice_log_probs), segments=segments)
+            self._voice = VoiceResult(**emotion_fields(self._voice_log_probs, self._labels), segments=segments)
 
     @torch.inference_mode()
     def answer(self) -> LiveAnswer:
@@ -197,7 +195,7 @@ class LiveSession:
         headline, line = "Nobody seen or heard", "Look at the camera, or say something."
         if face is not None or voice is not None:
             fused, agreement = self._pipe.model.fuse(face, voice)
-            result.fused = Emotion(**self._pipe._emotion(fused[0]))
+            result.fused = Emotion(**emotion_fields(fused[0], self._labels))
             result.agreement = None if face is None or voice is None else agreement.item()
             headline, line = wording(result)
         hearing = None
@@ -242,14 +240,6 @@ def _decode(jpeg: bytes) -> Image.Image:
         return image.convert("RGB")
     except (OSError, SyntaxError):  # what Pillow raises where it is no JPEG, or half of one
         raise ValueError("A frame must be a whole JPEG.") from None
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    both = max(0.0, width) * max(0.0, height)
-    return both / (a[2] * a[3] + b[2] * b[3] - both)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -301,9 +291,11 @@ class Live:
     """
 
     def __init__(self, pipe: EmotionRecognitionPipeline, line: Line | None = None):
-        self.pipe, self.line = pipe, line or Line()
-        # As many threads as cores: each visitor has one frame or window in work at most, and they take turns.
-        self._pool = ThreadPoolExecutor(min(self.line.places, os.cpu_count() or 1), thread_name_prefix="live")
+        self.pipe, self.line = pipe, Line() if line is None else line
+        # As many threads as cores, each of which works alone: a visitor has one frame or window in work at most, and
+        # they take turns. Models as small as these only lose by sharing one forward pass among cores.
+        workers = min(self.line.places, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(workers, "live", initializer=torch.set_num_threads, initargs=(1,))
         self.route = WebSocketRoute(PATH, self.connect)
 
     async def connect(self, socket: WebSocket) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import gradio as gr
 import numpy as np
 
-from app_uploads import MAX_UPLOAD, uploaded_path
+from app_uploads import MAX_UPLOAD, uploaded
 from app_views import COLOURS, adjective, bars, clock, glyph, messages, percent, verdict
 from media_emoclip import InputError
 from pipeline_emoclip import EmotionRecognitionPipeline
@@ -78,7 +78,7 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
     def watch(path: str | None) -> Iterator[tuple[str, Any, str]]:
         yield from _watch(pipe, path)
 
-    def answer(video: gr.FileData) -> VideoJSON:
+    def analyze_video(video: gr.FileData) -> VideoJSON:
         """Recognise the emotions that people in a video express with face and voice, second by second, of angry,
         disgust, fear, happy, neutral, sad and surprise. It recognises acted expressions; it does not know what a
         person feels.
@@ -97,10 +97,10 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
             in seconds. "messages" are sentences about what could not be used, and why.
         """
         try:
-            path = uploaded_path(video)
-            if path is None:
+            file = uploaded(video)
+            if file is None:
                 raise InputError("No video was given: upload one.")
-            return pipe(video=path).to_dict()
+            return pipe(video=file).to_dict()
         except InputError as error:
             return VideoResult(0.0, messages=error.sentences).to_dict()
 
@@ -140,7 +140,7 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
         queue=False,
     )
     player.change(None, js=KEEP_PLAYING)
-    gr.api(answer, api_name="analyze_video", concurrency_id="video", concurrency_limit=1)
+    gr.api(analyze_video, api_name="analyze_video", concurrency_id="video", concurrency_limit=1)
 
 
 def _watch(pipe: EmotionRecognitionPipeline, path: str | None) -> Iterator[tuple[str, Any, str]]:
