@@ -291,11 +291,12 @@ def photo_tab() -> None:
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
-            reasons = gr.HTML("", elem_id="why", padding=False)
             ask = gr.Button("Why?", visible=False)
+            reasons = gr.HTML("", elem_id="why", padding=False)
     button.click(answer, [photo, recording], output, api_visibility="private", concurrency_id="model")
     output.change(lambda: (gr.update(visible=True), ""), None, [ask, reasons], api_visibility="private", queue=False)
-    ask.click(why, [photo, recording], reasons, api_visibility="private", concurrency_id="model")
+    asked = ask.click(why, [photo, recording], reasons, api_visibility="private", concurrency_id="model")
+    asked.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
     output.change(None, js=SHOW_ANSWER.format("answer"))
 
 

@@ -241,8 +241,8 @@ class VideoReader:
     """A video as a stream of decoded frames, picture and sound as they come.
 
     Iterating gives (time, frame): the seconds since the video's start, and PyAV's `VideoFrame` or `AudioFrame`.
-    `has_picture`, `has_sound` and `size` (the upright width and height, from the first frame on) say what there is,
-    `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read.
+    `sound_channels` (0 without sound) and `size` (the upright width and height, None before the first frame) say what
+    there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read.
 
     Raises:
         InputError: it is no video or sound, or is too long or too large.
@@ -268,7 +268,7 @@ class VideoReader:
             raise _unreadable() from None
         self._streams = usable
         self._picture = next((stream for stream in usable if stream.type == "video"), None)
-        self.has_picture, self.has_sound = self._picture is not None, any(s.type == "audio" for s in usable)
+        self.sound_channels = sum(stream.channels for stream in usable if stream.type == "audio")
         self._origin = (self._container.start_time or 0) / av.time_base
         self.duration = (self._container.duration or 0) / av.time_base
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: setting it up is costly
@@ -335,14 +335,18 @@ class VideoReader:
 
     def pixels(self, frame: Any, side: int) -> np.ndarray:
         """A frame upright, in RGB (H, W, 3) uint8, of an even width and height, the longer at most `side` pixels."""
-        width, height = self._upright_size(frame)
-        scale = min(1.0, side / max(width, height))
-        width, height = (max(2, round(length * scale / 2) * 2) for length in (width, height))
+        width, height = fit(*self._upright_size(frame), side)
         turns = round(frame.rotation / 90) % 4
         if turns % 2:
             width, height = height, width
         array = self._reformatter.reformat(frame, width, height, format="rgb24", interpolation="AREA").to_ndarray()
         return np.ascontiguousarray(np.rot90(array, turns))
+
+
+def fit(width: int, height: int, side: int) -> tuple[int, int]:
+    """A width and height scaled down so that the longer is at most `side`; both even, as encoders want them."""
+    scale = min(1.0, side / max(width, height))
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -674,7 +678,7 @@ def _messages(video: VideoReader, voice: _Voice, people: list[Person]) -> list[s
         messages.append("The file has no moving picture: only its sound was used.")
     elif not people:
         messages.append("No face was found in the video: try one where a face is larger, or better lit.")
-    if not video.has_sound:
+    if not video.sound_channels:
         messages.append("The video has no sound: only the faces in it were used.")
     elif not voice.loud:
         messages.append("The video’s sound is silent: check the microphone and record again.")
@@ -706,10 +710,12 @@ def annotate_video(
     rate = 48_000
     with VideoReader(source) as video, av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
         picture = out.add_stream("h264", rate=SHOWN_RATE, options={"preset": "superfast", "crf": "25"})
+        picture.width, picture.height = fit(result.width, result.height, SHOWN_SIDE)
         picture.pix_fmt = "yuv420p"
         picture.codec_context.time_base = Fraction(1, 1000)
-        sound = out.add_stream("aac", rate=rate, layout="stereo") if video.has_sound else None
-        resample = _Resampler(format="fltp", layout="stereo", rate=rate)
+        layout = "mono" if video.sound_channels == 1 else "stereo"
+        sound = out.add_stream("aac", rate=rate, layout=layout) if video.sound_channels else None
+        resample = _Resampler(format="fltp", layout=layout, rate=rate)
         next_shown, shown, heard = 0.0, -1, 0  # seconds, milliseconds, samples
         for time, frame in video:
             if isinstance(frame, av.AudioFrame):
@@ -720,9 +726,7 @@ def annotate_video(
                     out.mux(sound.encode(block))
             elif time >= next_shown:
                 pixels = video.pixels(frame, SHOWN_SIDE)
-                if shown < 0:
-                    picture.height, picture.width = pixels.shape[:2]
-                elif pixels.shape[:2] != (picture.height, picture.width):
+                if pixels.shape[:2] != (picture.height, picture.width):
                     continue  # the size of the picture changed on the way
                 _draw(pixels, result, time, colours)
                 shown = max(shown + 1, round(time * 1000))
