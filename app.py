@@ -169,9 +169,9 @@ def about() -> list[FigureJSON]:
 
 
 def live_places() -> LiveJSON:
-    """Where webcam and microphone are streamed to, and how busy it is: the path of the "socket", a WebSocket (what it takes and
-    answers stands at the top of app_live.py), how many may stream at once, how many do, how many wait, and after how
-    many seconds a place is given to whoever waits."""
+    """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what it
+    takes and answers stands at the top of app_live.py), how many may stream at once, how many do, how many wait, and
+    after how many seconds a place is given to whoever waits."""
     line = live.line
     return {
         "socket": PATH,

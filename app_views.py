@@ -363,7 +363,7 @@ def _word_scale(name: str, result: WordsResult) -> str:
         f'<i style="width:{_closeness(getattr(emotion, name), name, result):.0f}%"></i></span></li>'
         for emotion in sorted(result.emotions, key=lambda emotion: -getattr(emotion, name))
     )
-    title = f"The {name}, and what it was taught"
+    title = f"The {name} and the emotions"
     return f'<section class="bars" aria-label="{title}"><h3>{title}<small>cosine</small></h3><ul>{rows}</ul></section>'
 
 

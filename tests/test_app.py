@@ -13,7 +13,7 @@ import httpx
 import pytest
 from gradio_client import Client, handle_file
 from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
+from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 from test_pipeline import ASTRONAUT, LABELS, READING, broken_photos, broken_recordings
 
@@ -169,7 +169,7 @@ def test_an_assistant_can_call_analyze(server, app):
 
     async def ask() -> tuple[list, dict, dict]:
         async with (
-            streamablehttp_client(f"{server}gradio_api/mcp/") as (read, write, _),
+            streamable_http_client(f"{server}gradio_api/mcp/") as (read, write, _),
             ClientSession(read, write) as session,
         ):
             await session.initialize()
