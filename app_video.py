@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -155,6 +157,7 @@ def _watch(pipe: EmotionRecognitionPipeline, path: str | None) -> Iterator[tuple
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
+            path = _hold(path, folder)
             steps = analyze_video(pipe, path)
             result = yield from _progress(steps, "Watching and listening", started, 0.0, ANALYSIS_SHARE)
             if result.people:
@@ -166,6 +169,18 @@ def _watch(pipe: EmotionRecognitionPipeline, path: str | None) -> Iterator[tuple
             return
         shown = gr.update(value=str(annotated), visible=True) if result.people else hidden
         yield _above(result), shown, _below(result)
+
+
+def _hold(path: str, folder: str) -> str:
+    """Another name for an upload, which Gradio may delete while it is still watched."""
+    held = str(Path(folder) / "upload")
+    try:
+        os.link(path, held)
+    except FileNotFoundError:
+        raise InputError("The video had to wait for so long that it was deleted: upload it again.") from None
+    except OSError:  # another file system
+        shutil.copyfile(path, held)
+    return held
 
 
 def _progress(

@@ -3,7 +3,8 @@
     values = explain_face(pipe, crop, "happy")       # (64, 64), in nats of log p(happy)
 
 Every pixel gets the average gradient of log p(label) on the straight way from a picture without content to the
-picture itself, times its own change on that way. The values sum up to log p(label | picture) - log p(label | nothing).
+picture itself, times its own change on that way. In small enough steps the values sum up to log p(label | picture) -
+log p(label | nothing).
 
 Of the maps that were tried (Grad-CAM and LayerCAM on each stage of the tower, gradient x input, blanking patch by
 patch), this one's marked tenth of the picture lowers the answer's probability the most when it is blanked, beside

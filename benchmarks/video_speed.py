@@ -87,8 +87,10 @@ def make_video(path: str, minutes: int) -> None:
             with av.open(minute) as source:
                 streams = streams or [out.add_stream_from_template(stream) for stream in source.streams]
                 for packet in source.demux():
-                    if packet.dts is None:
-                        continue
+                    if packet.dts is None or (
+                        packet.stream.type == "audio" and not 0 <= packet.pts * packet.time_base < 60
+                    ):
+                        continue  # an encoder's lead-in and lead-out, which would overlap
                     shift = round(60 * i / packet.time_base)
                     packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
                     packet.stream = streams[packet.stream.index]
