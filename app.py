@@ -11,6 +11,7 @@ Every tab has an endpoint that answers programs with the same as JSON, and assis
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
@@ -266,6 +267,23 @@ def sources(prefix: str = "") -> tuple[gr.Image, gr.Audio]:
     return photo, recording
 
 
+def one_click(examples: dict[str, list], fn: Callable, inputs: list[gr.Component], output: gr.HTML) -> None:
+    """Examples, named, each of which is put in and answered by one click."""
+    gr.Examples(
+        examples=list(examples.values()),
+        example_labels=list(examples),
+        inputs=inputs,
+        outputs=output,
+        fn=fn,
+        run_on_click=True,
+        cache_examples=False,
+        label="Examples, answered in one click",
+        api_visibility="private",
+    )
+    for component in inputs:  # Gradio counts its copies of recordings among the visitors' files, which are deleted
+        component.keep_in_cache |= component.temp_files
+
+
 def photo_tab() -> None:
     """A photo, a recording, or both, and what they say."""
     output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
@@ -273,21 +291,16 @@ def photo_tab() -> None:
         with gr.Column(scale=4, min_width=320):
             photo, recording = sources()
             button = gr.Button("Analyze", variant="primary", size="lg")
-            gr.Examples(
-                examples=[
-                    [PHOTOS["astronaut"], RECORDINGS["reading"]],
-                    [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
-                    [PHOTOS["grace-hopper"], None],
-                    [None, RECORDINGS["reading"]],
-                ],
-                example_labels=["Astronaut and reader", "Admiral and reader", "Admiral alone", "Reader alone"],
-                inputs=[photo, recording],
-                outputs=output,
-                fn=answer,
-                run_on_click=True,
-                cache_examples=False,
-                label="Examples, answered in one click",
-                api_visibility="private",
+            one_click(
+                {
+                    "Astronaut and reader": [PHOTOS["astronaut"], RECORDINGS["reading"]],
+                    "Admiral and reader": [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
+                    "Admiral alone": [PHOTOS["grace-hopper"], None],
+                    "Reader alone": [None, RECORDINGS["reading"]],
+                },
+                answer,
+                [photo, recording],
+                output,
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
@@ -314,19 +327,18 @@ def words_tab() -> None:
             )
             photo, recording = sources("words-")
             button = gr.Button("Compare", variant="primary", size="lg")
-            gr.Examples(
-                examples=[
-                    ["relieved, furious, thunderstruck, proud", PHOTOS["astronaut"], RECORDINGS["reading"]],
-                    ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
-                ],
-                example_labels=["Astronaut and reader: relieved?", "Admiral: proud?"],
-                inputs=[text, photo, recording],
-                outputs=output,
-                fn=answer_words,
-                run_on_click=True,
-                cache_examples=False,
-                label="Examples, answered in one click",
-                api_visibility="private",
+            one_click(
+                {
+                    "Astronaut and reader: relieved?": [
+                        "relieved, furious, thunderstruck, proud",
+                        PHOTOS["astronaut"],
+                        RECORDINGS["reading"],
+                    ],
+                    "Admiral: proud?": ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
+                },
+                answer_words,
+                [text, photo, recording],
+                output,
             )
         with gr.Column(scale=6, min_width=320):
             output.render()

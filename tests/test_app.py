@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
@@ -218,6 +219,15 @@ def test_an_upload_is_gone_after_its_time(app, checkpoint, tmp_path, monkeypatch
         assert uploads(tmp_path) == []
     finally:
         short_lived.close()
+
+
+def test_the_examples_outlast_the_visitors_files(app):
+    copies = {Path(path) for files in app.demo.temp_file_sets for path in files}
+    examples = {Path(file).name for file in (*app.PHOTOS.values(), *app.RECORDINGS.values())}
+    copies = {path for path in copies if path.name in examples and path.exists()}
+    assert {path.name for path in copies} == examples
+    delete_files_created_by_app(app.demo, age=None)
+    assert all(path.exists() for path in copies)
 
 
 def uploads(folder: Path) -> list[Path]:
