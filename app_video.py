@@ -133,11 +133,11 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
     start.click(lambda: gr.update(interactive=True), None, cancel, api_visibility="private", queue=False)
     run = start.click(watch, video, outputs, concurrency_id="video", show_progress="hidden", api_visibility="private")
     run.then(lambda: gr.update(interactive=False), None, cancel, api_visibility="private", queue=False)
-    cancel.click(
+    # What it shows comes after: an answer under way when it was cancelled would be written over it.
+    cancel.click(None, None, None, cancels=run, api_visibility="private").then(
         lambda: (CANCELLED, gr.update(value=None, visible=False), "", gr.update(interactive=False)),
         None,
         [*outputs, cancel],
-        cancels=run,
         api_visibility="private",
         queue=False,
     )
