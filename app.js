@@ -27,45 +27,46 @@ const CAPTURE = `registerProcessor("capture", class extends AudioWorkletProcesso
 })`;
 
 let visit = null; // everything of one visit; null when nothing runs, so that nothing of the last is left
-let lastSpoken = 0;
 
 // ------------------------------------------------------------------------------------------- start and stop
 
 async function start() {
-  const mine = (visit = { began: performance.now(), moments: [], inFlight: null, ready: false, tries: 0, notes: [] });
+  const mine = (visit = { began: performance.now(), moments: [], inFlight: null, ready: false, tries: 0, spoken: -9 });
   show("asking", "Please allow the camera and the microphone.");
   const [stream, notes] = await openDevices();
-  if (visit !== mine) return stream?.getTracks().forEach((track) => track.stop());
+  Object.assign(mine, { stream, notes });
+  if (visit !== mine) return close(mine);
   if (!stream) return stop(notes.join(" "), "failed");
-  mine.stream = stream;
-  mine.notes = notes;
   for (const track of stream.getTracks())
     track.onended = () => {
       mine.notes.push(`The ${track.kind === "video" ? "camera" : "microphone"} was turned off.`);
       if (stream.getTracks().every((each) => each.readyState === "ended")) stop(mine.notes.join(" "), "failed");
     };
-  let rate = 16000;
-  if (stream.getAudioTracks().length) rate = await openSound(mine);
-  if (stream.getVideoTracks().length) {
+  if (stream.getAudioTracks().length)
+    await openSound(mine).catch(() => mine.notes.push("The microphone's sound cannot be read in this browser."));
+  if (stream.getVideoTracks().length && visit === mine) {
     video.srcObject = stream;
     await video.play().catch(() => {});
     picture.style.aspectRatio = `${video.videoWidth || 4} / ${video.videoHeight || 3}`;
   }
-  if (visit === mine) connect(mine, rate);
+  if (visit === mine) connect(mine);
+  else close(mine);
+}
+
+function close(mine) {
+  clearTimeout(mine.timer);
+  mine.socket?.close();
+  mine.stream?.getTracks().forEach((track) => track.stop());
+  if (mine.context?.state !== "closed") mine.context?.close();
 }
 
 function stop(sentence = INVITATION, state = "off") {
   const old = visit;
   visit = null;
-  if (old) {
-    clearTimeout(old.timer);
-    old.socket?.close();
-    old.stream?.getTracks().forEach((track) => track.stop());
-    old.context?.close();
-  }
+  if (old) close(old);
   video.srcObject = null;
   box.hidden = true;
-  find(".rate").textContent = "";
+  find(".rate").textContent = find(".sr-only").textContent = "";
   find(".level i").style.width = 0;
   find(".heard").textContent = WORDS.off;
   for (const name of ["Face", "Voice", "Together"]) fillCard(name, null, "");
@@ -134,26 +135,25 @@ async function openSound(mine) {
   };
   source.connect(capture);
   await mine.context.resume();
-  return mine.context.sampleRate;
 }
 
 // ------------------------------------------------------------------------------------------- to and from the server
 
 const seconds = (mine) => (performance.now() - mine.began) / 1000;
 
-function connect(mine, rate) {
+function connect(mine) {
   const address = new URL("live", location.origin + location.pathname.replace(/[^/]*$/, ""));
   address.protocol = address.protocol.replace("http", "ws");
   const socket = (mine.socket = new WebSocket(address));
   socket.binaryType = "arraybuffer";
   show("connecting", "Connecting …");
-  socket.onopen = () => socket.send(JSON.stringify({ sampling_rate: rate }));
+  socket.onopen = () => socket.send(JSON.stringify({ sampling_rate: mine.context?.sampleRate ?? 16000 }));
   socket.onmessage = ({ data }) => visit === mine && receive(mine, JSON.parse(data));
   socket.onclose = () => {
     if (visit !== mine) return;
     mine.ready = false;
     show("lost", "The connection was lost: trying again …");
-    mine.timer = setTimeout(() => visit === mine && connect(mine, rate), Math.min(10000, 500 * 2 ** mine.tries++));
+    mine.timer = setTimeout(() => visit === mine && connect(mine), Math.min(10000, 500 * 2 ** mine.tries++));
   };
 }
 
@@ -220,10 +220,9 @@ function draw(mine, answer) {
   find(".heard").textContent = WORDS[answer.hearing ?? (mine.context ? "wait" : "off")];
   live.dataset.hearing = answer.hearing ?? "";
   drawTimeline(mine.moments, now);
-  if (now - lastSpoken > 5 || now < lastSpoken) {
-    lastSpoken = now;
-    const spoken = live.querySelector(":scope > .sr-only");
-    if (spoken.textContent !== answer.headline) spoken.textContent = answer.headline;
+  if (now - mine.spoken > 5) {
+    mine.spoken = now; // not more often, or a screen reader would never come to an end
+    find(".sr-only").textContent = answer.headline;
   }
 }
 

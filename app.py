@@ -316,7 +316,7 @@ def words_tab() -> None:
             button = gr.Button("Compare", variant="primary", size="lg")
             gr.Examples(
                 examples=[
-                    ["relieved, furious, thunderstruck, poker-faced", PHOTOS["astronaut"], RECORDINGS["reading"]],
+                    ["relieved, furious, thunderstruck, proud", PHOTOS["astronaut"], RECORDINGS["reading"]],
                     ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
                 ],
                 example_labels=["Astronaut and reader: relieved?", "Admiral: proud?"],
