@@ -108,7 +108,12 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
 
     above = gr.HTML(EMPTY, elem_id="video-answer", padding=False, render=False)
     player = gr.Video(
-        visible=False, label="The video, annotated", elem_id="video-player", interactive=False, render=False
+        visible=False,
+        label="The video, annotated",
+        show_label=False,
+        elem_id="video-player",
+        interactive=False,
+        render=False,
     )
     below = gr.HTML("", js_on_load=SEEK, elem_id="video-details", padding=False, render=False)
     with gr.Row():
