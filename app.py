@@ -1,19 +1,19 @@
-"""The demo: a photo, a recording, or both, and what the person in them looks and sounds like.
+"""The demo: webcam and microphone, a photo, a recording, words, and what the person looks and sounds like.
 
     python app.py
     EMOCLIP_MODEL=<folder or Hub id> python app.py
 
-The endpoint /analyze answers programs with the same result as JSON:
+Every tab has an endpoint that answers programs with the same as JSON, and assistants over MCP (/gradio_api/mcp/):
 
     from gradio_client import Client, handle_file
     Client("http://127.0.0.1:7860").predict(handle_file("photo.jpg"), handle_file("voice.wav"), api_name="/analyze")
 """
 
-import base64
-import html
-import io
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 os.environ.setdefault("TQDM_POSITION", "-1")  # what is downloaded shows its progress in a Space's log too
@@ -21,46 +21,32 @@ if ZERO_GPU := bool(os.environ.get("SPACES_ZERO_GPU")):
     import spaces  # before torch
 
 import gradio as gr
-from gradio.utils import get_upload_folder
+from transformers.utils import cached_file
 
 import hub_emoclip
-from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
-from pipeline_emoclip import Emotion, EmotionRecognitionPipeline, EmotionResult
+from app_live import PATH, Live, live_tab
+from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded
+from app_video import video_tab
+from app_views import (
+    ABOUT,
+    EMPTY,
+    HEADER,
+    NO_WORDS,
+    charts,
+    figures,
+    held_out_note,
+    photo_answer,
+    why_view,
+    words_answer,
+)
+from media_emoclip import MAX_AUDIO_SECONDS, InputError
+from pipeline_emoclip import EmotionRecognitionPipeline, EmotionResult, WordsResult
 
 HERE = Path(__file__).parent
 MODEL = os.environ.get("EMOCLIP_MODEL", str(HERE / "checkpoints" / "emoclip-small"))
 PHOTOS = {name: str(HERE / "examples" / f"{name}.jpg") for name in ("astronaut", "grace-hopper")}
+MAX_WORDS, MAX_WORD_LENGTH = 12, 60
 RECORDINGS = {name: str(HERE / "examples" / f"{name}.flac") for name in ("reading", "reading-short")}
-
-MAX_UPLOAD = "64mb"
-UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
-SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
-AGREEMENT_SHOWN = 2.0  # |agreement| at the ends of the scale
-LITTLE_EVIDENCE = 0.1  # |agreement| below which face and voice neither agree nor conflict
-
-# Okabe and Ito's colours, which the colour-blind can tell apart, and a grey; the same for an emotion everywhere.
-COLOURS = {
-    "angry": "#D55E00",
-    "disgust": "#009E73",
-    "fear": "#CC79A7",
-    "happy": "#E69F00",
-    "neutral": "#8F8F99",
-    "sad": "#0072B2",
-    "surprise": "#56B4E9",
-}
-DETECTORS = {"yunet": "YuNet", "haar": "OpenCV’s Haar cascade"}
-NOT_TAUGHT = '<abbr title="The voice was not taught this emotion">n/a</abbr>'
-# A small face for each emotion: brows, eyes and mouth on a 48 x 48 disc.
-EYES = '<path d="M17 20v2M31 20v2"/>'
-GLYPHS = {
-    "angry": EYES + '<path d="M12 14l8 4M36 14l-8 4M16 35q8-7 16 0"/>',
-    "disgust": '<path d="M14 21h6M28 21h6M13 16l7 2M35 16l-7 2M14 34q4-5 8-1t6-1 6-1"/>',
-    "fear": EYES + '<path d="M12 16l7-3M36 16l-7-3M15 34q3-4 6 0t6 0 6 0"/>',
-    "happy": '<path d="M13 22q4-5 8 0M27 22q4-5 8 0M13 29q11 13 22 0"/>',
-    "neutral": EYES + '<path d="M15 33h18"/>',
-    "sad": EYES + '<path d="M12 18l7-4M36 18l-7-4M16 36q8-8 16 0"/>',
-    "surprise": EYES + '<path d="M12 14q4-4 8 0M28 14q4-4 8 0"/><ellipse cx="24" cy="34" rx="4.5" ry="5.5"/>',
-}
 
 
 def load_pipeline(model: str) -> EmotionRecognitionPipeline:
@@ -87,7 +73,61 @@ def recognise(image: str | None, audio: str | None) -> EmotionResult:
         return EmotionResult(messages=error.sentences)
 
 
-def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) -> dict:
+class EmotionJSON(TypedDict):
+    label: str
+    scores: dict[str, float | None]
+
+
+class OtherFaceJSON(EmotionJSON):
+    box: list[float]
+
+
+class FaceJSON(OtherFaceJSON):
+    detector: str
+    others: list[OtherFaceJSON]
+
+
+class VoiceJSON(EmotionJSON):
+    segments: list[list[float]]
+
+
+class ResultJSON(TypedDict):
+    face: FaceJSON | None
+    voice: VoiceJSON | None
+    fused: EmotionJSON | None
+    agreement: float | None
+    messages: list[str]
+
+
+class WordJSON(TypedDict):
+    word: str
+    trained: bool
+    face: float | None
+    voice: float | None
+
+
+class WordsJSON(TypedDict):
+    words: list[WordJSON]
+    emotions: list[WordJSON]
+    messages: list[str]
+
+
+class FigureJSON(TypedDict):
+    name: str
+    n: int
+    accuracy: float
+    spread: float
+
+
+class LiveJSON(TypedDict):
+    socket: str
+    places: int
+    streaming: int
+    waiting: int
+    turn_seconds: float
+
+
+def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) -> ResultJSON:
     """Recognise the emotion that a person's face and voice express, of angry, disgust, fear, happy, neutral, sad and
     surprise. It recognises acted expressions; it does not know what a person feels.
 
@@ -104,196 +144,93 @@ def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) 
         conflict. "messages" are sentences about what could not be used, and why.
     """
     try:
-        return recognise(_uploaded_path(image), _uploaded_path(audio)).to_dict()
+        return recognise(uploaded(image), uploaded(audio)).to_dict()
     except InputError as error:
         return EmotionResult(messages=error.sentences).to_dict()
 
 
-def _uploaded_path(file: dict | None) -> str | None:
-    """The path of an upload. Clients send paths, and may send any: only those in the upload folder are theirs."""
-    if file is None:
-        return None
-    path = Path(str(file.get("path"))).resolve() if isinstance(file, dict) else Path()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise InputError("The file was not uploaded: send it with gradio_client's handle_file.")
-    return str(path)
+def compare_words(words: list[str], image: gr.FileData | None = None, audio: gr.FileData | None = None) -> WordsJSON:
+    """Say how close words such as "relieved" or "furious" are to a person's face and voice.
+
+    Args:
+        words: 1 to 12 words or short phrases, in English.
+        image: a photo with a face, or null. The largest face counts.
+        audio: a recording of speech, or null.
+
+    Returns:
+        A dict with "words", in the order given, each {"word", "trained", "face", "voice"}: "face" and "voice" are
+        cosines of the embeddings, from -1 to 1, null where there is no such source; "trained" is false for words that
+        were not in training, of which it may know nothing. "emotions" are the same for each of the seven emotions
+        with all its words, for scale. "messages" are sentences about what could not be used, and why.
+    """
+    try:
+        return closeness(words, uploaded(image), uploaded(audio)).to_dict()
+    except InputError as error:
+        return WordsResult(messages=error.sentences).to_dict()
+
+
+def about() -> list[FigureJSON]:
+    """How often the model is right: its accuracy on the test splits, each with its name, the number of samples and the
+    spread (a standard error where no other was measured)."""
+    return figures(RESULTS)
+
+
+def live_places() -> LiveJSON:
+    """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what it
+    takes and answers stands at the top of app_live.py), how many may stream at once, how many do, how many wait, and
+    after how many seconds a place is given to whoever waits."""
+    line = live.line
+    return {
+        "socket": PATH,
+        "places": line.places,
+        "streaming": len(line) - line.waiting,
+        "waiting": line.waiting,
+        "turn_seconds": line.turn_seconds,
+    }
+
+
+def closeness(words: list[str], image: str | None, audio: str | None) -> WordsResult:
+    """Words against a photo and a recording, with what cannot be used said in its messages."""
+    words = [str(word).strip() for word in words if str(word).strip()]
+    if not words:
+        return WordsResult(messages=["No words were given: write one or a few, with commas between them."])
+    if len(words) > MAX_WORDS or max(map(len, words)) > MAX_WORD_LENGTH:
+        limit = f"at most {MAX_WORDS} words or phrases, of up to {MAX_WORD_LENGTH} letters each"
+        return WordsResult(messages=[f"That is too much to compare: give {limit}."])
+    try:
+        return pipe.compare_words(words, image=image, audio=audio)
+    except InputError as error:
+        return WordsResult(messages=error.sentences)
 
 
 def answer(image: str | None, audio: str | None) -> str:
     """What the page shows for a photo and a recording, as HTML."""
-    result = recognise(image, audio)
-    return f"""
-<div class="answer">
-  {_verdict(result)}
-  {_messages(result.messages)}
-  {_photo(image, result)}
-  <div class="sources">
-    {_bars("Face", result.face, "from the photo", "No face to read")}
-    {_bars("Voice", result.voice, _speech_note(result), "No voice to hear")}
-    {_bars("Together", result.fused, _fused_note(result), "No answer")}
-  </div>
-</div>"""
+    return photo_answer(image, audio, recognise(image, audio))
 
 
-def _percent(score: float) -> str:
-    return f"{score:.0%}".replace("%", " %")
+def why(image: str | None, audio: str | None) -> str:
+    """What spoke for the answer, as HTML: apart from the answer, which should not wait for it."""
+    return why_view(pipe, image, audio, recognise(image, audio))
 
 
-def _glyph(label: str) -> str:
-    return (
-        f'<svg class="glyph" viewBox="0 0 48 48" aria-hidden="true"><circle cx="24" cy="24" r="23" '
-        f'fill="{COLOURS[label]}"/>{GLYPHS[label]}</svg>'
-    )
+def answer_words(text: str, image: str | None, audio: str | None) -> str:
+    """What the page shows for words with commas between them, as HTML."""
+    return words_answer(closeness(text.split(","), image, audio), held_out_note(RESULTS))
 
 
-def _verdict(result: EmotionResult) -> str:
-    if result.fused is None:
-        return '<div class="verdict empty"><p class="headline">Nothing to go by</p></div>'
-    label, score = result.fused.label, result.fused.scores[result.fused.label]
-    glyphs, meter = _glyph(label), ""
-    if result.agreement is None:
-        headline = f"{'Looks' if result.face else 'Sounds'} {_adjective(label)}"
-        line = f"{'The face' if result.face else 'The voice'} alone, {_percent(score)}."
-    else:
-        headline, line = _agreement_words(result), f"Together most like {label}, {_percent(score)}."
-        meter = _agreement_meter(result.agreement)
-        if result.conflict:
-            glyphs = _glyph(result.face.label) + _glyph(result.voice.label)
-    return (
-        f'<div class="verdict" style="--colour:{COLOURS[label]}"><div class="glyphs">{glyphs}</div>'
-        f'<div class="words"><p class="headline">{headline}</p><p class="line">{line}</p></div>{meter}</div>'
-    )
-
-
-def _agreement_words(result: EmotionResult) -> str:
-    face, voice, both = (_adjective(source.label) for source in (result.face, result.voice, result.fused))
-    if result.conflict:
-        return f"Looks {face}, sounds {voice}"
-    if abs(result.agreement) < LITTLE_EVIDENCE:
-        return f"Perhaps {both}: face or voice says little"
-    if result.agreement < 0:
-        return f"Looks and sounds {face}, though the rest differs"
-    return f"Looks and sounds {face}" if face == voice else f"Likely {both}: face and voice fit together"
-
-
-def _adjective(label: str) -> str:
-    return {"disgust": "disgusted", "fear": "afraid", "surprise": "surprised"}.get(label, label)
-
-
-def _agreement_meter(agreement: float) -> str:
-    position = 50 + 50 * max(-1.0, min(1.0, agreement / AGREEMENT_SHOWN))
-    number = f"{agreement:+.2f}".replace("-", "−")
-    return (
-        f'<div class="meter"><div class="scale" aria-hidden="true"><i style="left:{position:.1f}%"></i></div>'
-        f'<div class="ends"><span>conflict</span><span class="value">agreement {number}</span>'
-        "<span>accord</span></div></div>"
-    )
-
-
-def _messages(messages: list[str]) -> str:
-    items = "".join(f"<li>{html.escape(message)}</li>" for message in messages)
-    return f'<ul class="messages">{items}</ul>' if items else ""
-
-
-def _photo(source: str | None, result: EmotionResult) -> str:
-    """The upright photo with its faces boxed, embedded in the page, so that no file of it is written."""
-    if source is None:
-        return ""
+def load_results(model: str) -> dict:
+    """The checkpoint's own figures, where it has any."""
     try:
-        image = load_image(source)[0]
-    except InputError:
-        return ""
-    width, height = image.size
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=88)
-    faces = [] if result.face is None else [result.face, *result.face.others]
-    boxes = "".join(_box(face, width, height, main=i == 0) for i, face in enumerate(faces))
-    caption = "No face found"
-    if faces:
-        caption = f"{DETECTORS[result.face.detector]} found "
-        caption += "one face" if len(faces) == 1 else f"{len(faces)} faces; the largest counts"
-    return (
-        f'<figure><div class="frame"><img src="data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}" '
-        f'alt="The photo, with a box around each face">{boxes}</div><figcaption>{caption}</figcaption></figure>'
-    )
+        return json.loads(Path(cached_file(model, "results.json")).read_text())
+    except OSError:
+        return {}
 
-
-def _box(face: Emotion, width: int, height: int, main: bool) -> str:
-    x, y, box_width, box_height = face.box
-    tag = f"{face.label} {_percent(face.scores[face.label])}"
-    # The tag stands above the box, from its left edge on, unless it would leave the picture there.
-    at_top, at_bottom = y < 0.1 * height, y + box_height > 0.9 * height
-    vertical = ("inside" if at_bottom else "below") if at_top else ""
-    classes = f"box {'main' if main else ''} {vertical} {'right' if x > 0.7 * width else ''}"
-    return (
-        f'<div class="{classes}" style="--colour:{COLOURS[face.label]};'
-        f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
-        f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag}</span></div>'
-    )
-
-
-def _speech_note(result: EmotionResult) -> str:
-    if result.voice is None:
-        return ""
-    seconds = sum(end - start for start, end in result.voice.segments)
-    return f"{seconds:.1f} s of speech"
-
-
-def _fused_note(result: EmotionResult) -> str:
-    return "fused" if result.agreement is not None else "face only" if result.face else "voice only"
-
-
-def _bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
-    """A card with a bar for each emotion, or with a word where this source is missing."""
-    heading = f"<h3>{title}<small>{html.escape(note) if emotion else ''}</small></h3>"
-    if emotion is None:
-        return f'<section class="bars missing" aria-label="{title}">{heading}<p>{missing}</p></section>'
-    rows = "".join(
-        f'<li class="{"top" if label == emotion.label else ""}" style="--colour:{COLOURS[label]}">'
-        f'<span class="name">{label}</span> <span class="score">{NOT_TAUGHT if score is None else _percent(score)}'
-        f'</span><span class="track" aria-hidden="true"><i style="width:{100 * (score or 0):.1f}%"></i></span></li>'
-        for label, score in emotion.scores.items()
-    )
-    return f'<section class="bars" aria-label="{title}">{heading}<ul>{rows}</ul></section>'
-
-
-HEADER = f"""
-<div class="hero">
-  <div class="parade" aria-hidden="true">{"".join(_glyph(label) for label in COLOURS)}</div>
-  <h1>EmoCLIP</h1>
-  <p>What does this person look <em>and</em> sound like? Give a photo, a recording, or both.</p>
-</div>"""
-
-EMPTY = """
-<div class="answer"><div class="verdict empty"><div class="words">
-  <p class="headline">The answer appears here</p>
-  <p class="line">Add a photo or a recording and press Analyze, or pick an example.</p>
-</div></div></div>"""
-
-ABOUT = """
-<div class="about">
-  <section>
-    <h2>What it is</h2>
-    <p>One small network reads faces and voices in the same space: it learnt from the faces of FER-2013 and the actors’
-    voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> is the logarithm of how much likelier
-    this face and this voice are together than apart: above 0 they tell the same story.</p>
-  </section>
-  <section>
-    <h2>What it is not</h2>
-    <p>It recognises <strong>acted expressions</strong>. It does not know what anybody feels, it is often wrong, and
-    more often on people unlike those it learnt from. Do not use it to decide anything about anybody.</p>
-  </section>
-  <section>
-    <h2>Your files</h2>
-    <p>Nothing is stored: the file you add is deleted from the server within minutes, nothing is logged, and nothing is
-    sent anywhere else.</p>
-  </section>
-</div>"""
 
 # On a phone the answer lies below the photo and the recording.
-SHOW_ANSWER = "() => innerWidth < 768 && document.getElementById('answer').scrollIntoView({behavior: 'smooth'})"
-ANNOUNCE_ANSWER = "() => document.getElementById('answer').setAttribute('aria-live', 'polite')"
+SHOW_ANSWER = "() => innerWidth < 768 && document.getElementById('{}').scrollIntoView({{behavior: 'smooth'}})"
+ANNOUNCE_ANSWERS = """() => new MutationObserver(() => {
+    for (const id of ["answer", "words-answer"]) document.getElementById(id)?.setAttribute("aria-live", "polite");
+}).observe(document.body, {childList: true, subtree: true})"""
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere
@@ -312,15 +249,136 @@ THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from else
     button_primary_background_fill_hover_dark="#6d67ea",
     button_large_text_size="1.1rem",
 )
+
+
+def sources(prefix: str = "") -> tuple[gr.Image, gr.Audio]:
+    """Where a photo and a recording are put in."""
+    photo = gr.Image(
+        label="Photo of a face",
+        sources=["upload", "webcam"],
+        type="filepath",
+        height=270,
+        buttons=[],
+        elem_id=f"{prefix}photo",
+    )
+    # gr.Image opens the file, and raises where it is broken. The pipeline alone opens files: it says why.
+    photo.preprocess = lambda payload: None if payload is None else payload.path
+    recording = gr.Audio(
+        label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
+        sources=["upload", "microphone"],
+        type="filepath",
+        buttons=[],
+        elem_id=f"{prefix}recording",
+    )
+    return photo, recording
+
+
+def one_click(examples: dict[str, list], fn: Callable, inputs: list[gr.Component], output: gr.HTML) -> None:
+    """Examples, named, each of which is put in and answered by one click."""
+    gr.Examples(
+        examples=list(examples.values()),
+        example_labels=list(examples),
+        inputs=inputs,
+        outputs=output,
+        fn=fn,
+        run_on_click=True,
+        cache_examples=False,
+        label="Examples, answered in one click",
+        api_visibility="private",
+    )
+    for component in inputs:  # Gradio counts its copies of recordings among the visitors' files, which are deleted
+        component.keep_in_cache |= component.temp_files
+
+
+def photo_tab() -> None:
+    """A photo, a recording, or both, and what they say."""
+    output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320):
+            photo, recording = sources()
+            button = gr.Button("Analyze", variant="primary", size="lg")
+            one_click(
+                {
+                    "Astronaut and reader": [PHOTOS["astronaut"], RECORDINGS["reading"]],
+                    "Admiral and reader": [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
+                    "Admiral alone": [PHOTOS["grace-hopper"], None],
+                    "Reader alone": [None, RECORDINGS["reading"]],
+                },
+                answer,
+                [photo, recording],
+                output,
+            )
+        with gr.Column(scale=6, min_width=320):
+            output.render()
+            ask = gr.Button("Why?", visible=False)
+            reasons = gr.HTML("", elem_id="why", padding=False)
+    button.click(answer, [photo, recording], output, api_visibility="private", concurrency_id="model")
+    output.change(lambda: (gr.update(visible=True), ""), None, [ask, reasons], api_visibility="private", queue=False)
+    asked = ask.click(why, [photo, recording], reasons, api_visibility="private", concurrency_id="model")
+    asked.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
+    output.change(None, js=SHOW_ANSWER.format("answer"))
+
+
+def words_tab() -> None:
+    """Any words, and how close a face and a voice are to them."""
+    output = gr.HTML(NO_WORDS, elem_id="words-answer", padding=False, render=False)
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320):
+            text = gr.Textbox(
+                label="Words, with commas between them",
+                placeholder="relieved, furious, thunderstruck",
+                lines=2,
+                max_length=MAX_WORDS * (MAX_WORD_LENGTH + 2),
+                elem_id="words",
+            )
+            photo, recording = sources("words-")
+            button = gr.Button("Compare", variant="primary", size="lg")
+            one_click(
+                {
+                    "Astronaut and reader: relieved?": [
+                        "relieved, furious, thunderstruck, proud",
+                        PHOTOS["astronaut"],
+                        RECORDINGS["reading"],
+                    ],
+                    "Admiral: proud?": ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
+                },
+                answer_words,
+                [text, photo, recording],
+                output,
+            )
+        with gr.Column(scale=6, min_width=320):
+            output.render()
+    gr.on(
+        [button.click, text.submit],
+        answer_words,
+        [text, photo, recording],
+        output,
+        api_visibility="private",
+        concurrency_id="model",
+    )
+    output.change(None, js=SHOW_ANSWER.format("words-answer"))
+
+
+def about_tab() -> None:
+    """The figures, what they are worth, and what becomes of a visitor's files."""
+    gr.HTML(ABOUT + charts(RESULTS, pipe.model.config.num_labels), padding=False, elem_id="about")
+
+
+pipe = load_pipeline(MODEL)
+live = Live(pipe)
+RESULTS = load_results(MODEL)
+# Whatever is loaded or built on first use, is so now.
+recognise(PHOTOS["astronaut"], RECORDINGS["reading-short"])
+closeness(["relieved"], PHOTOS["astronaut"], None)
+
 LAUNCH = {
     "theme": THEME,
     "css_paths": HERE / "app.css",
     "max_file_size": MAX_UPLOAD,
     "ssr_mode": False,
+    "mcp_server": True,
+    "app_kwargs": {"routes": [live.route]},
 }
-
-pipe = load_pipeline(MODEL)
-recognise(PHOTOS["astronaut"], RECORDINGS["reading-short"])  # whatever is loaded or built on first use, is so now
 
 with gr.Blocks(
     title="EmoCLIP: what a face and a voice express",
@@ -328,52 +386,24 @@ with gr.Blocks(
     delete_cache=(UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS),
 ) as demo:
     gr.HTML(HEADER, padding=False)
-    output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
-    with gr.Row():
-        with gr.Column(scale=4, min_width=320):
-            photo = gr.Image(
-                label="Photo of a face",
-                sources=["upload", "webcam"],
-                type="filepath",
-                height=270,
-                buttons=[],
-                elem_id="photo",
-            )
-            # gr.Image opens the file, and raises where it is broken. The pipeline alone opens files: it says why.
-            photo.preprocess = lambda payload: None if payload is None else payload.path
-            recording = gr.Audio(
-                label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
-                sources=["upload", "microphone"],
-                type="filepath",
-                buttons=[],
-                elem_id="recording",
-            )
-            button = gr.Button("Analyze", variant="primary", size="lg")
-            gr.Examples(
-                examples=[
-                    [PHOTOS["astronaut"], RECORDINGS["reading"]],
-                    [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
-                    [PHOTOS["grace-hopper"], None],
-                    [None, RECORDINGS["reading"]],
-                ],
-                example_labels=["Astronaut and reader", "Admiral and reader", "Admiral alone", "Reader alone"],
-                inputs=[photo, recording],
-                outputs=output,
-                fn=answer,
-                run_on_click=True,
-                cache_examples=False,
-                label="Examples, answered in one click",
-                api_visibility="private",
-            )
-        with gr.Column(scale=6, min_width=320):
-            output.render()
-    gr.HTML(ABOUT, padding=False, elem_id="about")
-    button.click(answer, [photo, recording], output, api_visibility="private")
-    output.change(None, js=SHOW_ANSWER)
-    demo.load(None, js=ANNOUNCE_ANSWER)
-    gr.api(analyze, api_name="analyze")
+    with gr.Tabs(elem_id="tabs"):
+        with gr.Tab("Live", id="live"):
+            live_tab()
+        with gr.Tab("Photo and voice", id="photo"):
+            photo_tab()
+        with gr.Tab("Video", id="video-tab"):
+            video_tab(pipe)
+        with gr.Tab("Words", id="words"):
+            words_tab()
+        with gr.Tab("About", id="about"):
+            about_tab()
+    demo.load(None, js=ANNOUNCE_ANSWERS)
+    gr.api(analyze, api_name="analyze", concurrency_id="model")
+    gr.api(compare_words, api_name="compare_words", concurrency_id="model")
+    gr.api(about, api_name="about")
+    gr.api(live_places, api_name="live")
 
-demo.queue(max_size=64, default_concurrency_limit=2)
+demo.queue(max_size=128, default_concurrency_limit=2)
 
 if __name__ == "__main__":
     demo.launch(**LAUNCH)

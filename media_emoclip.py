@@ -116,7 +116,7 @@ def load_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
             elif isinstance(source, Image.Image):
                 image = source
             else:
-                image = _open_image(files.enter_context(_open_file(source, "photo")))
+                image = _open_image(files.enter_context(open_file(source, "photo")))
             width, height = image.size
             if width * height > MAX_IMAGE_PIXELS:
                 raise _too_large(f"{width} x {height} pixels")
@@ -156,7 +156,7 @@ def _open_image(data: io.BufferedIOBase) -> Image.Image:
         raise InputError("The photo is not a picture that can be read: choose a JPEG, PNG, WebP or HEIC.") from None
 
 
-def _open_file(source: str | os.PathLike | bytes, what: str) -> io.BufferedIOBase:
+def open_file(source: str | os.PathLike | bytes, what: str) -> io.BufferedIOBase:
     """A readable, seekable stream over a file or its bytes, known not to be empty."""
     if isinstance(source, bytes):
         stream, size = io.BytesIO(source), len(source)
@@ -236,7 +236,7 @@ def load_audio(source: AudioSource, sampling_rate: int = 16_000) -> tuple[np.nda
     if isinstance(source, dict):
         samples, rate = _samples_from_dict(source)
     else:
-        with _open_file(source, "recording") as data:
+        with open_file(source, "recording") as data:
             samples, rate, whole = _read_recording(data)
         if not whole:
             notes.append(f"The recording is damaged: only its first {len(samples) / rate:.1f} s could be read.")

@@ -29,8 +29,10 @@ def yunet() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def app(checkpoint, yunet):
-    """The demo's module, on the checkpoint."""
+def app(checkpoint, yunet, tmp_path_factory):
+    """The demo's module, on the checkpoint, with uploads in a folder of its own: whoever runs another demo on this
+    machine deletes what it takes for its own visitors' files."""
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
     os.environ["EMOCLIP_MODEL"] = str(checkpoint)
     if yunet:
         os.environ["EMOCLIP_YUNET"] = yunet

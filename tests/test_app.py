@@ -1,5 +1,9 @@
-"""The demo's server: what /analyze answers, that bad input costs it nothing, and that uploads do not stay."""
+"""The demo's server: what its endpoints answer, over MCP too, that bad input costs it nothing, that many visitors wait
+without an error, that uploads do not stay, and what the page says."""
 
+import ast
+import asyncio
+import base64
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +11,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
 from test_pipeline import ASTRONAUT, LABELS, READING, broken_photos, broken_recordings
+
+import app_uploads
+import app_views
 
 
 @pytest.fixture(scope="module")
@@ -87,28 +98,108 @@ def test_only_uploads_are_opened(server):
                 assert "event: error" in answer
 
 
-def test_several_visitors_are_answered_at_once(client):
-    with ThreadPoolExecutor(6) as visitors:
-        results = list(visitors.map(lambda _: analyze(client, ASTRONAUT, READING), range(6)))
-    assert all(result == results[0] for result in results)
+def test_fifty_visitors_at_once_wait_and_are_answered(server, client):
+    """More than the server can do at a time, by far: the queue holds them, and nobody gets an error."""
+    expected = analyze(client, ASTRONAUT)
+    upload = httpx.post(f"{server}gradio_api/upload", files={"files": ASTRONAUT.read_bytes()}).json()[0]
+    file = {"path": upload, "meta": {"_type": "gradio.FileData"}}
+
+    def visit(_) -> dict:
+        call = httpx.post(f"{server}gradio_api/call/analyze", json={"data": [file, None]}, timeout=120)
+        answer = httpx.get(f"{server}gradio_api/call/analyze/{call.json()['event_id']}", timeout=120).text
+        return json.loads(answer.split("event: complete\ndata: ")[1])[0]
+
+    with ThreadPoolExecutor(50) as visitors:
+        assert all(result["face"]["box"] == expected["face"]["box"] for result in visitors.map(visit, range(50)))
 
 
-def test_the_endpoint_is_typed_and_described_and_the_only_public_one(client):
+def test_every_tab_has_a_typed_and_described_endpoint(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(endpoints) == ["/analyze"]
+    assert set(endpoints) == {"/live", "/analyze", "/analyze_video", "/compare_words", "/about"}
     assert [parameter["parameter_name"] for parameter in endpoints["/analyze"]["parameters"]] == ["image", "audio"]
-    assert "face" in endpoints["/analyze"]["description"]
+    for endpoint in endpoints.values():
+        assert len(endpoint["description"]) > 80
+        answer = endpoint["returns"][0]["type"]
+        assert answer.get("properties") or answer["items"]["properties"]
+    result = endpoints["/analyze"]["returns"][0]["type"]["properties"]
+    assert result["fused"]["oneOf"][1]["properties"]["scores"]["additionalProperties"]["oneOf"][1] == {
+        "type": "number"
+    }
+
+
+def test_words_are_compared_with_face_and_voice(client):
+    words = ["joyful", "furious", "zorbled"]
+    result = client.predict(words, handle_file(ASTRONAUT), handle_file(READING), api_name="/compare_words")
+    assert [word["word"] for word in result["words"]] == words
+    assert [word["trained"] for word in result["words"]] == [True, True, False]
+    assert all(-1 <= word[source] <= 1 for word in result["words"] for source in ("face", "voice"))
+    assert [emotion["word"] for emotion in result["emotions"]] == LABELS
+    if client.predict(api_name="/about"):  # a trained checkpoint knows a smile
+        assert result["words"][0]["face"] > result["words"][1]["face"]
+
+
+@pytest.mark.parametrize("words", [[], [" "], ["a"] * 13, ["a" * 61]])
+def test_words_that_are_none_or_too_many_get_a_sentence(client, words):
+    result = client.predict(words, handle_file(ASTRONAUT), None, api_name="/compare_words")
+    assert result["words"] == [] and len(result["messages"]) == 1
+
+
+def test_words_with_nothing_to_compare_them_with_get_a_sentence(client):
+    result = client.predict(["happy"], None, None, api_name="/compare_words")
+    assert result["messages"] == ["Nothing was given: add a photo, a recording, or both."]
+
+
+def test_about_gives_the_checkpoints_own_figures(client, checkpoint):
+    results = json.loads((checkpoint / "results.json").read_text())
+    figures = {figure["name"]: figure for figure in client.predict(api_name="/about")}
+    for source in ("face", "voice", "fused"):
+        assert (
+            figures[source]["accuracy"] == results[source]["accuracy"] and figures[source]["n"] == results[source]["n"]
+        )
+
+
+def test_live_says_how_busy_it_is(client):
+    busy = client.predict(api_name="/live")
+    assert busy == {"socket": "/live", "places": 4, "streaming": 0, "waiting": 0, "turn_seconds": 120.0}
+
+
+def test_an_assistant_can_call_analyze(server, app):
+    """Over MCP, with a file as a data: URL, and with the address of an upload."""
+    upload = httpx.post(f"{server}gradio_api/upload", files={"files": READING.read_bytes()}).json()[0]
+    photo = f"data:image/jpeg;base64,{base64.b64encode(ASTRONAUT.read_bytes()).decode()}"
+
+    async def ask() -> tuple[list, dict, dict]:
+        async with (
+            streamable_http_client(f"{server}gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            files = {"image": photo, "audio": f"{server}gradio_api/file={upload}"}
+            answers = [
+                await session.call_tool("analyze", arguments)
+                for arguments in (files, {"image": "http://example.com/photo.jpg", "audio": None})
+            ]
+            return tools, *(ast.literal_eval(answer.content[0].text) for answer in answers)
+
+    tools, result, refused = asyncio.run(ask())
+    tool = next(tool for tool in tools if tool.name == "analyze")
+    assert {"analyze", "analyze_video", "compare_words"} <= {tool.name for tool in tools}
+    assert "does not know what a person feels" in tool.description
+    assert set(tool.inputSchema["properties"]) == {"image", "audio"}
+    assert result == app.pipe(image=ASTRONAUT, audio=READING).to_dict()
+    assert "was not uploaded" in refused["messages"][0]
 
 
 def test_nothing_is_sent_out_and_uploads_are_limited(app):
     assert not app.demo.analytics_enabled
     assert not app.demo.share
-    assert app.demo.max_file_size == 64 * 1024**2
+    assert app.demo.max_file_size == 256 * 1024**2
     assert app.THEME._stylesheets == []
 
 
 def test_uploads_are_deleted_within_minutes(app, monkeypatch):
-    assert app.demo.delete_cache == (app.UPLOADS_CHECKED_SECONDS, app.UPLOADS_KEPT_SECONDS)
+    assert app.demo.delete_cache == (app_uploads.UPLOADS_CHECKED_SECONDS, app_uploads.UPLOADS_KEPT_SECONDS)
     assert sum(app.demo.delete_cache) <= 600
 
 
@@ -130,6 +221,15 @@ def test_an_upload_is_gone_after_its_time(app, checkpoint, tmp_path, monkeypatch
         short_lived.close()
 
 
+def test_the_examples_outlast_the_visitors_files(app):
+    copies = {Path(path) for files in app.demo.temp_file_sets for path in files}
+    examples = {Path(file).name for file in (*app.PHOTOS.values(), *app.RECORDINGS.values())}
+    copies = {path for path in copies if path.name in examples and path.exists()}
+    assert {path.name for path in copies} == examples
+    delete_files_created_by_app(app.demo, age=None)
+    assert all(path.exists() for path in copies)
+
+
 def uploads(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
@@ -143,18 +243,53 @@ def test_conflict_is_worded_only_by_the_rule(app):
         result.face.label, result.voice.label, result.agreement = face, voice, agreement
         return result
 
-    assert "Looks happy, sounds sad" in app._verdict(result("happy", "sad", -0.4))
-    assert "Looks happy, sounds sad" not in app._verdict(result("happy", "sad", 0.4))
-    assert "Looks and sounds happy" in app._verdict(result("happy", "happy", 0.4))
+    assert "Looks happy, sounds sad" in app_views.verdict(result("happy", "sad", -0.4))
+    assert "Looks happy, sounds sad" not in app_views.verdict(result("happy", "sad", 0.4))
+    assert "Looks and sounds happy" in app_views.verdict(result("happy", "happy", 0.4))
+
+
+def test_several_faces_stand_side_by_side(app, tmp_path):
+    photo = Image.open(ASTRONAUT)
+    both = Image.new("RGB", (2 * photo.width, photo.height))
+    both.paste(photo, (0, 0))
+    both.paste(photo, (photo.width, 0))
+    both.save(tmp_path / "both.jpg")
+    faces = len(app.pipe(image=tmp_path / "both.jpg").face.others) + 1
+    assert faces >= 2
+    assert app.answer(str(tmp_path / "both.jpg"), None).count('<li style="--colour') == faces
+    assert '<ul class="faces"' not in app.answer(str(ASTRONAUT), None)
+
+
+def test_the_spectrogram_marks_the_speech(app):
+    page = app.answer(None, str(READING))
+    marks = page[page.index('class="speech"') : page.index('class="ticks"')].count("<i style")
+    assert marks == len(app.pipe(audio=READING).voice.segments) > 0
+    assert "spectrogram" not in app.answer(str(ASTRONAUT), None)
+
+
+def test_words_outside_the_training_are_marked(app):
+    page = app.answer_words("joyful, zorbled", str(ASTRONAUT), None)
+    assert page.count("Not among the words it was trained on") == 1
+
+
+def test_charts_show_whatever_entries_there_are():
+    results = {"robust": {"noise_10_db": {"n": 100, "accuracy": 0.5}}, "face": {"n": 4, "fast_accuracy": 0.25}}
+    names = [figure["name"] for figure in app_views.figures(results)]
+    assert names == ["robust · noise 10 db", "face · fast"]
+    assert all(name in app_views.charts(results, 7) for name in names)
+    assert app_views.figures({}) == []
 
 
 def test_what_is_said_of_a_file_is_escaped(app):
-    assert "<script>" not in app._messages(["<script>alert(1)</script>"])
+    assert "<script>" not in app_views.words_answer(app.closeness(["<script>"], str(ASTRONAUT), None), "")
+    assert "<script>" not in app_views.messages(["<script>alert(1)</script>"])
 
 
 def test_every_emotion_has_a_colour_and_a_face(app):
-    assert set(app.COLOURS) == set(app.GLYPHS) == set(LABELS) == set(app.pipe.model.config.id2label.values())
-    assert len(set(app.COLOURS.values())) == len(LABELS)
+    assert (
+        set(app_views.COLOURS) == set(app_views.GLYPHS) == set(LABELS) == set(app.pipe.model.config.id2label.values())
+    )
+    assert len(set(app_views.COLOURS.values())) == len(LABELS)
 
 
 def test_examples_are_small_and_credited(app):

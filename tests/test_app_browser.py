@@ -5,8 +5,10 @@ Screenshots go to the folder that EMOCLIP_SCREENSHOTS names.
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -24,42 +26,65 @@ DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SWITCHES = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
-    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
 ]  # fmt: skip
+ALLOWED, DEVICES = "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("devices")
-    webcam, microphone = folder / "webcam.mjpeg", folder / "microphone.wav"
-    ImageOps.fit(Image.open(ASTRONAUT), (640, 480), centering=(0.5, 0.1)).save(folder / "frame.jpg", quality=92)
-    webcam.write_bytes((folder / "frame.jpg").read_bytes() * 30)
-    samples, rate = soundfile.read(READING, dtype="float32")
-    soundfile.write(microphone, AF.resample(torch.from_numpy(samples), rate, 48_000).numpy(), 48_000)
-    devices = [f"--use-file-for-fake-video-capture={webcam}", f"--use-file-for-fake-audio-capture={microphone}"]
+def chromium():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES + devices)
-        yield browser
-        browser.close()
+        yield lambda *switches: playwright.chromium.launch(executable_path=CHROMIUM, args=[*SWITCHES, *switches])
+
+
+def playing(folder: Path, picture: Image.Image, samples: np.ndarray, rate: int) -> list[str]:
+    """The switches with which the webcam shows a picture and the microphone plays a sound, over and over."""
+    ImageOps.fit(picture.convert("RGB"), (640, 480), centering=(0.5, 0.1)).save(folder / "frame.jpg", quality=92)
+    (folder / "webcam.mjpeg").write_bytes((folder / "frame.jpg").read_bytes() * 30)
+    sound = AF.resample(torch.from_numpy(samples), rate, 48_000).numpy()
+    soundfile.write(folder / "microphone.wav", sound, 48_000)
+    files = {"video": folder / "webcam.mjpeg", "audio": folder / "microphone.wav"}
+    return [ALLOWED, DEVICES, *(f"--use-file-for-fake-{kind}-capture={file}" for kind, file in files.items())]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory):
+    """With a face before the webcam, and a reader before the microphone."""
+    samples, rate = soundfile.read(READING, dtype="float32")
+    browser = chromium(*playing(tmp_path_factory.mktemp("devices"), Image.open(ASTRONAUT), samples, rate))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
 def open_page(browser, server):
-    """Opens the demo: open_page(viewport=..., color_scheme=...) -> page."""
+    """Opens one of the demo's tabs: open_page(tab, viewport=..., color_scheme=..., browser=...) -> page."""
     contexts = []
 
-    def open_page(**options):
+    def open_page(tab: str = "Photo and voice", browser=browser, **options):
         options = {"viewport": DESKTOP, "permissions": ["camera", "microphone"], **options}
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(30_000)
         page.goto(server)
-        sync_api.expect(page.locator("#answer")).to_contain_text("The answer appears here")
+        open_tab(page, tab)
         return page
 
     yield open_page
     for context in contexts:
         context.close()
+
+
+def open_tab(page, tab: str) -> None:
+    page.get_by_role("tab", name=tab, exact=True).click()
+    sync_api.expect(page.locator(FIRST_SEEN[tab])).to_be_visible()
+
+
+FIRST_SEEN = {
+    "Live": ".live .toggle",
+    "Photo and voice": "#answer",
+    "Words": "#words-answer",
+    "About": "#about .chart",
+}
 
 
 @pytest.fixture
@@ -87,10 +112,10 @@ def analyze(page) -> None:
 def expect_scores(page, *sources: str) -> None:
     """A card for each source, with a row for every emotion, of which the top one's bar is the longest."""
     for source in sources:
-        card = page.get_by_role("region", name=source)
+        card = page.locator("#answer").get_by_role("region", name=source)
         sync_api.expect(card.locator("li")).to_have_count(len(LABELS))
         assert [name.strip() for name in card.locator(".name").all_inner_texts()] == LABELS
-        page.wait_for_function("document.getAnimations().length === 0")
+        page.wait_for_function("document.querySelector('#answer').getAnimations({subtree: true}).length === 0")
         widths = [bar.bounding_box()["width"] for bar in card.locator(".track i").all()]
         top = card.locator("li.top .track i").bounding_box()["width"]
         assert top == max(widths) > 0
@@ -98,11 +123,11 @@ def expect_scores(page, *sources: str) -> None:
 
 def expect_face_boxed(page) -> None:
     """The box lies on the face: in the middle third of the picture's width, and in its upper half."""
-    picture, box = page.locator(".frame").bounding_box(), page.locator(".box.main").bounding_box()
+    picture, box = page.locator(".frame").bounding_box(), page.locator(".frame .box.main").bounding_box()
     middle = (box["x"] + box["width"] / 2 - picture["x"]) / picture["width"]
     assert 0.3 < middle < 0.7
     assert picture["y"] <= box["y"] and box["y"] + box["height"] / 2 < picture["y"] + picture["height"] * 0.6
-    assert page.locator(".box.main span").inner_text().split()[0] in LABELS
+    assert page.locator(".frame .box.main span").inner_text().split()[0] in LABELS
 
 
 def test_photo_and_recording(open_page):
@@ -113,7 +138,7 @@ def test_photo_and_recording(open_page):
     expect_scores(page, "Face", "Voice", "Together")
     expect_face_boxed(page)
     sync_api.expect(page.locator("#answer .value")).to_contain_text("agreement")
-    sync_api.expect(page.get_by_role("region", name="Voice")).to_contain_text("s of speech")
+    sync_api.expect(page.locator("#answer").get_by_role("region", name="Voice")).to_contain_text("s of speech")
     sync_api.expect(page.get_by_role("region", name="Voice").locator("li").last).to_contain_text("n/a")
 
 
@@ -122,19 +147,19 @@ def test_each_alone(open_page):
     add(page, "photo", ASTRONAUT)
     analyze(page)
     expect_scores(page, "Face", "Together")
-    sync_api.expect(page.locator(".headline")).to_contain_text("Looks")
-    sync_api.expect(page.get_by_role("region", name="Voice")).to_contain_text("No voice to hear")
+    sync_api.expect(page.locator("#answer .headline")).to_contain_text("Looks")
+    sync_api.expect(page.locator("#answer").get_by_role("region", name="Voice")).to_contain_text("No voice to hear")
     remove_button(page, "photo").click()
     add(page, "recording", SHORT_READING)
     analyze(page)
-    sync_api.expect(page.locator(".headline")).to_contain_text("Sounds")
+    sync_api.expect(page.locator("#answer .headline")).to_contain_text("Sounds")
     expect_scores(page, "Voice", "Together")
     sync_api.expect(page.locator(".frame")).to_have_count(0)
 
 
 def test_an_example_answers_in_one_click(open_page):
     page = open_page()
-    page.get_by_role("button", name="Astronaut and reader").click()
+    page.get_by_role("button", name="Astronaut and reader", exact=True).click()
     expect_scores(page, "Face", "Voice", "Together")
     expect_face_boxed(page)
 
@@ -162,12 +187,12 @@ def test_a_text_file_renamed_jpg_shows_the_sentence_and_the_page_lives(open_page
     (tmp_path / "diary.jpg").write_text("Dear diary, today I was happy.\n" * 50)
     add(page, "photo", tmp_path / "diary.jpg")
     analyze(page)
-    sync_api.expect(page.locator(".messages")).to_contain_text("not a picture")
+    sync_api.expect(page.locator("#answer .messages")).to_contain_text("not a picture")
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Nothing to go by")
     add(page, "recording", READING)
     analyze(page)
     expect_scores(page, "Voice", "Together")
-    sync_api.expect(page.locator(".messages")).to_contain_text("not a picture")
+    sync_api.expect(page.locator("#answer .messages")).to_contain_text("not a picture")
 
 
 def test_a_phones_heic_photo_is_shown_though_the_browser_cannot(open_page, tmp_path):
@@ -192,29 +217,278 @@ def test_the_page_asks_no_other_server_for_anything(open_page, server):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.reload()
-    page.get_by_role("button", name="Astronaut and reader").click()
+    start(page)
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    open_tab(page, "Photo and voice")
+    page.get_by_role("button", name="Astronaut and reader", exact=True).click()
     expect_scores(page, "Face", "Voice", "Together")
-    foreign = [url for url in asked if not url.startswith((server, "data:", "blob:"))]
+    foreign = [
+        url for url in asked if not url.startswith((server, f"{server.replace('http', 'ws')}live", "data:", "blob:"))
+    ]
     assert foreign == []
+
+
+# --- Live
+
+
+def start(page) -> None:
+    page.get_by_role("button", name="Start", exact=True).click()
+
+
+def expect_text(page, selector: str, text: str) -> None:
+    sync_api.expect(page.locator(f".live {selector}")).to_contain_text(text)
+
+
+def timeline(page) -> str:
+    return page.locator(".live canvas").get_attribute("aria-label")
+
+
+def timeline_seconds(page) -> int:
+    words = timeline(page).split()
+    return int(words[2]) if words[1] == "of" else 0
+
+
+def bar_widths(page, card: str) -> list[str]:
+    bars = page.locator(f'.live .bars[aria-label="{card}"] .track i').all()
+    return [bar.evaluate("element => element.style.width") for bar in bars]
+
+
+def until(page, condition: Callable[[], bool], seconds: float = 30) -> None:
+    for _ in range(int(seconds * 20)):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It did not come about in time.")
+
+
+def test_live_follows_the_face_and_the_voice(open_page):
+    page = open_page("Live")
+    sync_api.expect(page.locator(".live .box")).to_be_hidden()
+    start(page)
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    assert page.locator(".live .box span").inner_text().split()[0] in LABELS
+    until(page, lambda: "missing" not in page.locator('.live .bars[aria-label="Voice"]').get_attribute("class"))
+    expect_text(page, ".heard", "hears you")
+    expect_text(page, ".value", "agreement")
+    expect_text(page, ".rate", "frames/s")
+    for card in ("Face", "Voice", "Together"):
+        top = page.locator(f'.live .bars[aria-label="{card}"] li.top')
+        sync_api.expect(top).to_have_count(1)
+        widths = [float(width.rstrip("%")) for width in bar_widths(page, card)]
+        assert max(widths) > 15 and sum(widths) < 102
+    picture, box = page.locator(".live .picture").bounding_box(), page.locator(".live .box").bounding_box()
+    assert 0.3 < (box["x"] + box["width"] / 2 - picture["x"]) / picture["width"] < 0.7
+    assert (box["y"] + box["height"] / 2 - picture["y"]) / picture["height"] < 0.6
+    voice = bar_widths(page, "Voice")
+    until(page, lambda: bar_widths(page, "Voice") != voice)  # the reader goes on, and the bars with him
+    until(page, lambda: timeline_seconds(page) >= 4)
+    assert drawn_pixels(page) > 1000
+
+
+def drawn_pixels(page) -> int:
+    """How many of the timeline's pixels have one of the emotions' colours, which are all bright or strong."""
+    return page.locator(".live canvas").evaluate(
+        """canvas => {
+            const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            let count = 0;
+            for (let i = 0; i < data.length; i += 4)
+                count += data[i + 3] > 200 && Math.max(data[i], data[i + 1], data[i + 2]) -
+                    Math.min(data[i], data[i + 1], data[i + 2]) > 80;
+            return count;
+        }"""
+    )
+
+
+def test_live_stopped_leaves_nothing_and_starts_anew(open_page, app):
+    page = open_page("Live")
+    start(page)
+    until(page, lambda: timeline_seconds(page) >= 3)
+    page.get_by_role("button", name="Stop").click()
+    sync_api.expect(page.locator(".live .box")).to_be_hidden()
+    assert timeline(page) == "Timeline, empty" and drawn_pixels(page) == 0
+    assert set(bar_widths(page, "Face")) == {"0%"}
+    expect_text(page, ".headline", "Ready when you are")
+    assert page.locator(".live video").evaluate("video => video.srcObject") is None
+    until(page, lambda: len(app.live.line) == 0)
+    start(page)
+    until(page, lambda: timeline(page) != "Timeline, empty")
+    assert timeline_seconds(page) <= 2
+
+
+def test_live_says_when_there_is_no_face_and_no_sound(open_page, chromium, tmp_path):
+    wall, silence = Image.new("RGB", (640, 480), "#998877"), np.zeros(48_000, np.float32)
+    empty_room = chromium(*playing(tmp_path, wall, silence, 48_000))
+    page = open_page("Live", browser=empty_room)
+    start(page)
+    expect_text(page, ".messages", "no face in the picture")
+    expect_text(page, ".messages", "is it muted?")
+    expect_text(page, ".heard", "silence")
+    sync_api.expect(page.locator(".live .box")).to_be_hidden()
+    empty_room.close()
+
+
+def test_live_says_when_it_was_refused(open_page, chromium):
+    strict = chromium(DEVICES)
+    page = open_page("Live", browser=strict, permissions=[])
+    start(page)
+    expect_text(page, ".status", "The camera was refused")
+    expect_text(page, ".status", "The microphone was refused")
+    sync_api.expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible()
+    strict.close()
+
+
+def test_live_says_when_there_is_no_camera_and_no_microphone(open_page, chromium):
+    bare = chromium(ALLOWED)
+    page = open_page("Live", browser=bare)
+    start(page)
+    expect_text(page, ".status", "There is no camera")
+    expect_text(page, ".status", "There is no microphone")
+    bare.close()
+
+
+def test_live_goes_on_with_the_camera_alone(open_page):
+    page = open_page("Live", permissions=["camera"])
+    page.evaluate(
+        """() => {
+            const media = navigator.mediaDevices, ask = media.getUserMedia.bind(media);
+            media.getUserMedia = (wanted) =>
+                wanted.audio ? Promise.reject(new DOMException("", "NotFoundError")) : ask(wanted);
+        }"""
+    )
+    start(page)
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    expect_text(page, ".messages", "There is no microphone")
+    expect_text(page, ".headline", "Looks ")
+
+
+def test_a_tab_closed_in_the_middle_of_live_frees_its_place(open_page, app):
+    page, other = open_page("Live"), open_page("About")
+    start(page)
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    assert len(app.live.line) == 1
+    page.close()
+    until(other, lambda: len(app.live.line) == 0)
+
+
+def test_another_tab_of_the_demo_turns_the_camera_off(open_page, app):
+    page = open_page("Live")
+    start(page)
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    open_tab(page, "About")
+    until(page, lambda: len(app.live.line) == 0)
+    open_tab(page, "Live")
+    sync_api.expect(page.get_by_role("button", name="Start", exact=True)).to_be_visible()
+
+
+def test_live_connects_again_by_itself(open_page):
+    page = open_page("Live")
+    connections = []
+
+    def connect(socket) -> None:
+        connections.append(socket)
+        if len(connections) == 1:
+            socket.close()
+        else:
+            socket.connect_to_server()
+
+    page.route_web_socket("**/live", connect)
+    start(page)
+    expect_text(page, ".status", "trying again")
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    assert len(connections) == 2
+
+
+def test_who_finds_live_full_waits_and_has_a_turn(open_page, app):
+    others = [object() for _ in range(app.live.line.places + 2)]
+    for other in others:
+        app.live.line.join(other)
+    try:
+        page = open_page("Live")
+        start(page)
+        expect_text(page, ".status", "2 people are before you")
+        for other in others[:2]:
+            app.live.line.leave(other)
+        expect_text(page, ".status", "You are next")
+        app.live.line.leave(others[2])
+        sync_api.expect(page.locator(".live .box")).to_be_visible()
+    finally:
+        for other in others[3:]:
+            app.live.line.leave(other)
+
+
+def test_live_by_the_keyboard(open_page):
+    page = open_page("Live")
+    page.get_by_role("button", name="Start", exact=True).focus()
+    page.keyboard.press("Enter")
+    sync_api.expect(page.locator(".live .box")).to_be_visible()
+    spoken = page.locator(".live > .sr-only")
+    sync_api.expect(spoken).to_contain_text("Looks")
+    assert spoken.get_attribute("aria-live") == "polite"
+    page.keyboard.press("Enter")
+    sync_api.expect(page.get_by_role("button", name="Start", exact=True)).to_be_focused()
+
+
+# --- Words and About
+
+
+def test_words_are_compared(open_page):
+    page = open_page("Words")
+    page.get_by_label("Words, with commas between them").fill("joyful, zorbled")
+    with page.expect_response(lambda response: "/upload" in response.url):
+        page.locator("#words-photo input[type=file]").set_input_files(ASTRONAUT)
+    sync_api.expect(page.locator("#words-photo").get_by_label("Remove Image")).to_be_visible()
+    page.get_by_role("button", name="Compare").click()
+    rows = page.locator("#words-answer .wordlist > li")
+    sync_api.expect(rows).to_have_count(2)
+    assert "new" not in rows.first.locator(".word").inner_text() and "new" in rows.last.locator(".word").inner_text()
+    sync_api.expect(page.get_by_role("region", name="The face and the emotions").locator("li")).to_have_count(7)
+    page.get_by_role("button", name="Astronaut and reader: relieved?").click()
+    sync_api.expect(rows).to_have_count(4)
+    sync_api.expect(page.get_by_role("region", name="The voice and the emotions").locator("li")).to_have_count(7)
+
+
+def test_about_shows_the_figures(open_page, app):
+    page = open_page("About")
+    rows = page.get_by_role("region", name="How often it is right").locator("li")
+    sync_api.expect(rows).to_have_count(len(app.about()))
+    sync_api.expect(page.locator("#about")).to_contain_text("Nothing is stored")
+    sync_api.expect(page.locator("#about")).to_contain_text("AI Act")
+
+
+# --- Everywhere
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("desktop-light", {"viewport": DESKTOP}),
-        ("desktop-dark", {"viewport": DESKTOP, "color_scheme": "dark"}),
+        ("light", {"viewport": DESKTOP}),
+        ("dark", {"viewport": DESKTOP, "color_scheme": "dark"}),
         ("phone", {"viewport": PHONE, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}),
     ],
 )
 def test_it_is_readable_everywhere(open_page, screenshots, name, options):
-    page = open_page(**options)
-    page.get_by_role("button", name="Astronaut and reader").click()
+    page = open_page("Live", **options)
+
+    def look(tab: str, *texts: str) -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
+        for selector in texts:
+            assert contrast(page, selector) >= 4.5, f"{selector} in {tab}, {name}"
+        page.screenshot(path=screenshots / f"{tab}-{name}.png", full_page=True)
+
+    start(page)
+    until(page, lambda: "voice nothing" not in timeline(page) and timeline_seconds(page) >= 6)
+    look("live", ".live .headline", ".live .bars .name", ".live .promise")
+    open_tab(page, "Photo and voice")
+    page.get_by_role("button", name="Astronaut and reader", exact=True).click()
     expect_scores(page, "Face", "Voice", "Together")
     expect_face_boxed(page)
-    width = options["viewport"]["width"]
-    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing to scroll sideways
-    assert contrast(page, ".headline") >= 4.5 and contrast(page, ".bars .name") >= 4.5
-    page.screenshot(path=screenshots / f"{name}.png", full_page=True)
+    look("photo", "#answer .headline", "#answer .bars .name", "#answer figcaption")
+    open_tab(page, "Words")
+    page.get_by_role("button", name="Astronaut and reader: relieved?").click()
+    sync_api.expect(page.locator("#words-answer .wordlist > li")).to_have_count(4)
+    look("words", "#words-answer .word", "#words-answer .close > span")
+    open_tab(page, "About")
+    look("about", "#about .chart .name", "#about .chart p", "#about .about p")
 
 
 def contrast(page, selector: str) -> float:

@@ -32,7 +32,7 @@ def test_it_is_the_default_shape(model):
 
 
 def test_its_code_is_the_code_of_this_tree():
-    for name in ("configuration", "modeling", "processing", "media", "pipeline"):
+    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline"):
         file = f"{name}_emoclip.py"
         assert (CHECKPOINT / file).read_text() == (ROOT / file).read_text(), f"copy {file} to {CHECKPOINT}"
 

@@ -11,14 +11,15 @@ recording -> 16 kHz mono -> speech found -> 3 s windows that hold speech -> voic
 both -> fused posterior and agreement
 
 The steps stand in `media_emoclip.py` as plain functions and small classes on arrays, so that a stream of frames and
-sound can use them one by one.
+sound can use them one by one, as `video_emoclip.py` does:
+
+    print(pipe(video="clip.mp4").moments)
 
 Units everywhere: pixels of the upright image (after its EXIF rotation), x to the right and y down; seconds from the
 start of the recording; natural logarithms.
 """
 
 import functools
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -52,6 +53,17 @@ try:
         scored_windows,
         window_starts,
     )
+    from .results_emoclip import (
+        Emotion,
+        EmotionResult,
+        FaceResult,
+        OtherFace,
+        VoiceResult,
+        emotion_fields,
+        mean_log_probs,
+    )
+    from .results_emoclip import PosteriorFilter as PosteriorFilter  # part of this module for its users
+    from .video_emoclip import VideoResult, analyze_video, finish
 except ImportError:
     from media_emoclip import (
         AUDIO_SUFFIXES,
@@ -71,102 +83,21 @@ except ImportError:
         scored_windows,
         window_starts,
     )
+    from results_emoclip import (
+        Emotion,
+        EmotionResult,
+        FaceResult,
+        OtherFace,
+        VoiceResult,
+        emotion_fields,
+        mean_log_probs,
+    )
+    from results_emoclip import PosteriorFilter as PosteriorFilter  # part of this module for its users
+    from video_emoclip import VideoResult, analyze_video, finish
 
 TASK = "emotion-recognition"
 
 ROWS_PER_FORWARD = 32  # faces or windows that enter the model together: bounds the memory of a 10-minute recording
-
-# --------------------------------------------------------------------------------------------------------------------
-# Results
-
-
-@dataclass
-class Emotion:
-    """One posterior. `scores` has every label; None stands for one that this source was never taught."""
-
-    label: str
-    scores: dict[str, float | None]
-
-
-@dataclass
-class OtherFace(Emotion):
-    """A face beside the largest. `box` as in `FaceResult`."""
-
-    box: Box
-
-
-@dataclass
-class FaceResult(Emotion):
-    """The largest face.
-
-    `box` is the part inside the picture of the square that the model saw: x, y, width, height in pixels of the
-    upright image. `detector` is "yunet", "haar", or "given" for the caller's own box. `others` are the remaining
-    faces, largest first.
-    """
-
-    box: Box
-    detector: str
-    others: list[OtherFace] = field(default_factory=list)
-
-
-@dataclass
-class VoiceResult(Emotion):
-    """The voice. `segments` are the (start, end) of speech, in seconds from the start of the recording."""
-
-    segments: list[tuple[float, float]]
-
-
-@dataclass
-class EmotionResult:
-    """What a person looks like, sounds like, and both.
-
-    A source that was not given, or in which nobody was found, is None, and `messages` says why. `fused` is what there
-    is: the face's or the voice's evidence alone where the other is missing. `agreement` is the logarithm of how much
-    likelier this face and this voice are together than apart: above 0 they agree, near 0 one of them says little,
-    below 0 they conflict; None unless both are there.
-    """
-
-    face: FaceResult | None = None
-    voice: VoiceResult | None = None
-    fused: Emotion | None = None
-    agreement: float | None = None
-    messages: list[str] = field(default_factory=list)
-
-    @property
-    def conflict(self) -> bool:
-        """True where one may say "looks happy, sounds sad": the evidence conflicts and the top labels differ."""
-        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
-        return _plain(asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def mean_log_probs(log_probs: torch.Tensor) -> torch.Tensor:
-    """(N, C) log-posteriors to the normalised mean of them, (1, C); -inf, a class not taught, stays -inf."""
-    return log_probs.mean(dim=0, keepdim=True).log_softmax(dim=-1)
-
-
-class PosteriorFilter:
-    """Smooths a posterior in time: the weight of what was seen halves every `half_life` seconds, at any frame rate."""
-
-    def __init__(self, half_life: float):
-        self.half_life = half_life
-        self._probs, self._time = None, -math.inf
-
-    def __call__(self, log_probs: torch.Tensor, time: float) -> torch.Tensor:
-        """Take in the log-posterior (C,) of a moment, in seconds, no earlier than the last; the smoothed one (C,)."""
-        keep = 0.0 if self._probs is None else 0.5 ** ((time - self._time) / self.half_life)
-        self._probs = log_probs.exp() if self._probs is None else self._probs.lerp(log_probs.exp(), 1 - keep)
-        self._time = time
-        return self._probs.log()
-
 
 # --------------------------------------------------------------------------------------------------------------------
 # The pipeline
@@ -179,8 +110,35 @@ class _Item:
     boxes: list[Box] = field(default_factory=list)  # largest first
     detector: str = ""
     segments: list[tuple[float, float]] = field(default_factory=list)
-    num_windows: int = 0
+    windows: list[float] = field(default_factory=list)  # where those that hold speech start, in seconds
     messages: list[str] = field(default_factory=list)
+
+
+@dataclass
+class WordCloseness:
+    """How close a word is to a face and a voice: cosines of their embeddings, None where there is no such source.
+
+    `trained` is True for a word that the text tower was trained on. Of any other it may know nothing.
+    """
+
+    word: str
+    trained: bool
+    face: float | None
+    voice: float | None
+
+
+@dataclass
+class WordsResult:
+    """Words against a face and a voice. `words` in the order given; `emotions` are, for scale, the labels with all the
+    words that each was trained on together; `messages` as in `EmotionResult`."""
+
+    words: list[WordCloseness] = field(default_factory=list)
+    emotions: list[WordCloseness] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
+        return asdict(self)
 
 
 class EmotionRecognitionPipeline(Pipeline):
@@ -201,6 +159,7 @@ class EmotionRecognitionPipeline(Pipeline):
     >>> pipe("photo.jpg").face.label
     >>> pipe(image="photo.jpg", audio="recording.wav").fused.scores
     >>> [result.to_dict() for result in pipe([{"image": "1.jpg"}, {"audio": "2.wav"}], batch_size=2)]
+    >>> pipe(video="clip.mp4").to_csv()
     ```
     """
 
@@ -233,20 +192,28 @@ class EmotionRecognitionPipeline(Pipeline):
         image: ImageSource | None = None,
         audio: AudioSource | None = None,
         face_box: Box | None = None,
+        video: str | os.PathLike | bytes | None = None,
+        progress: Callable[[float], None] | None = None,
         **kwargs,
-    ) -> EmotionResult | list[EmotionResult] | Iterator[EmotionResult]:
+    ) -> EmotionResult | VideoResult | list[EmotionResult] | Iterator[EmotionResult]:
         """Recognise the emotion in one input, in a list of them, or in a generator or dataset of them.
 
         Args:
             inputs: one or several inputs as the class describes them; or `image`, `audio` and `face_box` by name.
+            video: one video, by itself; see `analyze_video`.
+            progress: called with the fraction of the video that is done; what it raises stops the work.
             batch_size: how many inputs enter the model together.
         Returns:
-            One `EmotionResult`, a list, or an iterator.
+            One `EmotionResult`, a list, or an iterator; a `VideoResult` of a video.
         Raises:
             InputError: none of what an input holds can be read. Where one of two can, its result is returned and the
                 other's sentence stands in `messages`; so do "no face", "silence" and "no speech", which are answers.
             ImportError: a package that reads the input is not installed.
         """
+        if video is not None:
+            if any(other is not None for other in (inputs, image, audio, face_box)):
+                raise TypeError("Give video= by itself.")
+            return finish(analyze_video(self, video), progress)
         if inputs is None:
             inputs = {"image": image, "audio": audio, "face_box": face_box}
         elif image is not None or audio is not None:
@@ -306,7 +273,7 @@ class EmotionRecognitionPipeline(Pipeline):
             return None
         item.segments = self.speech_detector(samples)
         starts = scored_windows(window_starts(len(samples) / rate, window), window, item.segments)
-        item.num_windows = len(starts)
+        item.windows = starts
         if not starts:
             item.messages.append(
                 f"No speech was found in the recording: at least {MIN_SPEECH_SECONDS} s of it is needed."
@@ -322,7 +289,7 @@ class EmotionRecognitionPipeline(Pipeline):
         outputs = []
         for item in prepared["items"]:
             face, faces = faces[: len(item.boxes)], faces[len(item.boxes) :]
-            voice, voices = voices[: item.num_windows], voices[item.num_windows :]
+            voice, voices = voices[: len(item.windows)], voices[len(item.windows) :]
             face = face if len(face) else None  # (faces, C)
             voice = mean_log_probs(voice) if len(voice) else None  # (1, C)
             fused = agreement = None
@@ -397,6 +364,62 @@ class EmotionRecognitionPipeline(Pipeline):
         scores = (scale.float() * embeds @ classes.T)[0].softmax(-1).tolist()
         return dict(sorted(zip(labels, scores), key=lambda pair: -pair[1]))
 
+    @torch.no_grad()
+    def compare_words(
+        self, words: list[str], *, image: ImageSource | None = None, audio: AudioSource | None = None
+    ) -> WordsResult:
+        """How close any words are to the face in a photo, the voice in a recording, or both.
+
+        Of the photo, the largest face counts; of the recording, the windows that hold speech (the mean of their
+        embeddings). A word stands in the templates that the text tower was trained with.
+
+        Args:
+            words: words or short phrases.
+            image, audio: as `load_image` and `load_audio` take them; at least one.
+        Raises:
+            InputError: neither can be read, or was given.
+        """
+        backbone = self.model.emoclip
+        prepared = self.preprocess({"image": image, "audio": audio})
+        sources = {"face": None, "voice": None}
+        if prepared["pixel_values"] is not None:
+            pixels = prepared["pixel_values"][:1].to(self.device)
+            sources["face"] = backbone.get_image_features(pixels).pooler_output
+        if prepared["voices"] is not None:
+            rows = prepared["voices"].split(ROWS_PER_FORWARD)
+            name = self.audio_input
+            voices = [backbone.get_audio_features(**{name: row.to(self.device)}).pooler_output for row in rows]
+            sources["voice"] = torch.nn.functional.normalize(torch.cat(voices), dim=-1).mean(0, keepdim=True)
+        texts = torch.cat([self._prompt_embeds(words), self._emotion_embeds])  # (words + labels, D)
+        cosines = {
+            name: [None] * len(texts)
+            if embeds is None
+            else torch.nn.functional.cosine_similarity(embeds.float(), texts).tolist()
+            for name, embeds in sources.items()
+        }
+        trained = {word for known in (self.model.config.words or {}).values() for word in known}
+        rows = [
+            WordCloseness(word, i >= len(words) or word.lower() in trained, face, voice)
+            for i, (word, face, voice) in enumerate(
+                zip([*words, *self.model.config.labels], cosines["face"], cosines["voice"])
+            )
+        ]
+        return WordsResult(rows[: len(words)], rows[len(words) :], prepared["items"][0].messages)
+
+    def _prompt_embeds(self, words: list[str]) -> torch.Tensor:
+        """(words, D): the mean of each word's normalised embeddings over the templates, normalised."""
+        templates = self.model.config.prompt_templates or ["{}"]
+        prompts = [template.format(word) for word in words for template in templates]
+        embeds = self._embed(self.model.emoclip.get_text_features, text=prompts)
+        return torch.nn.functional.normalize(embeds.unflatten(0, (len(words), -1)).mean(1), dim=-1)
+
+    @functools.cached_property
+    def _emotion_embeds(self) -> torch.Tensor:
+        """(labels, D): each emotion's words, averaged and normalised."""
+        words = self.model.config.words or {label: [label] for label in self.model.config.labels}
+        means = [self._prompt_embeds(words[label]).mean(0) for label in self.model.config.labels]
+        return torch.nn.functional.normalize(torch.stack(means), dim=-1)
+
     def _embed(self, tower: Callable, **inputs) -> torch.Tensor:
         """(B, D) normalised float32 embeddings of what the processor makes of `inputs`."""
         prepared = self.processor(**inputs, return_tensors="pt").to(self.device)
@@ -423,11 +446,7 @@ class EmotionRecognitionPipeline(Pipeline):
 
     def _emotion(self, log_probs: torch.Tensor) -> dict[str, Any]:
         """(C,) log-posterior to the fields of an `Emotion`."""
-        labels = self.model.config.id2label
-        scores = {
-            labels[i]: None if value == -math.inf else math.exp(value) for i, value in enumerate(log_probs.tolist())
-        }
-        return {"label": labels[int(log_probs.argmax())], "scores": scores}
+        return emotion_fields(log_probs, self.model.config.id2label)
 
     # The base class batches tensors of one shape; here every input has its own number of faces and windows.
 

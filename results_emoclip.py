@@ -1,0 +1,111 @@
+"""What is said of a person: results as plain dataclasses, and posteriors over time.
+
+Units everywhere: pixels of the upright image (after its EXIF rotation), x to the right and y down; seconds from the
+start of the recording; natural logarithms.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+try:
+    from .media_emoclip import Box
+except ImportError:
+    from media_emoclip import Box
+
+
+@dataclass
+class Emotion:
+    """One posterior. `scores` has every label; None stands for one that this source was never taught."""
+
+    label: str
+    scores: dict[str, float | None]
+
+
+@dataclass
+class OtherFace(Emotion):
+    """A face beside the largest. `box` as in `FaceResult`."""
+
+    box: Box
+
+
+@dataclass
+class FaceResult(Emotion):
+    """The largest face.
+
+    `box` is the part inside the picture of the square that the model saw: x, y, width, height in pixels of the
+    upright image. `detector` is "yunet", "haar", or "given" for the caller's own box. `others` are the remaining
+    faces, largest first.
+    """
+
+    box: Box
+    detector: str
+    others: list[OtherFace] = field(default_factory=list)
+
+
+@dataclass
+class VoiceResult(Emotion):
+    """The voice. `segments` are the (start, end) of speech, in seconds from the start of the recording."""
+
+    segments: list[tuple[float, float]]
+
+
+@dataclass
+class EmotionResult:
+    """What a person looks like, sounds like, and both.
+
+    A source that was not given, or in which nobody was found, is None, and `messages` says why. `fused` is what there
+    is: the face's or the voice's evidence alone where the other is missing. `agreement` is the logarithm of how much
+    likelier this face and this voice are together than apart: above 0 they agree, near 0 one of them says little,
+    below 0 they conflict; None unless both are there.
+    """
+
+    face: FaceResult | None = None
+    voice: VoiceResult | None = None
+    fused: Emotion | None = None
+    agreement: float | None = None
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def conflict(self) -> bool:
+        """True where one may say "looks happy, sounds sad": the evidence conflicts and the top labels differ."""
+        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
+        return plain(asdict(self))
+
+
+def plain(value: Any) -> Any:
+    """Dicts, lists, strings and numbers only, as JSON has them: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def emotion_fields(log_probs: torch.Tensor, labels: dict[int, str]) -> dict[str, Any]:
+    """(C,) log-posterior to the fields of an `Emotion`."""
+    scores = {labels[i]: None if value == -math.inf else math.exp(value) for i, value in enumerate(log_probs.tolist())}
+    return {"label": labels[int(log_probs.argmax())], "scores": scores}
+
+
+def mean_log_probs(log_probs: torch.Tensor) -> torch.Tensor:
+    """(N, C) log-posteriors to the normalised mean of them, (1, C); -inf, a class not taught, stays -inf."""
+    return log_probs.mean(dim=0, keepdim=True).log_softmax(dim=-1)
+
+
+class PosteriorFilter:
+    """Smooths a posterior in time: the weight of what was seen halves every `half_life` seconds, at any frame rate."""
+
+    def __init__(self, half_life: float):
+        self.half_life = half_life
+        self._probs, self._time = None, -math.inf
+
+    def __call__(self, log_probs: torch.Tensor, time: float) -> torch.Tensor:
+        """Take in the log-posterior (C,) of a moment, in seconds, no earlier than the last; the smoothed one (C,)."""
+        keep = 0.0 if self._probs is None else 0.5 ** ((time - self._time) / self.half_life)
+        self._probs = log_probs.exp() if self._probs is None else self._probs.lerp(log_probs.exp(), 1 - keep)
+        self._time = time
+        return self._probs.log()

@@ -1,0 +1,375 @@
+"""Live: what one visitor's session makes of frames and sound, who streams and who waits, and the connection itself."""
+
+import io
+import json
+import struct
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image, ImageOps
+from starlette.applications import Starlette
+from test_pipeline import ASTRONAUT, LABELS, READING
+from websockets.sync.client import connect
+
+import app_live
+from app_live import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, Line, Live, LiveSession
+from media_emoclip import load_audio
+
+RATE = 16_000
+
+
+def jpeg(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=85)
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def face() -> bytes:
+    return jpeg(ImageOps.fit(Image.open(ASTRONAUT).convert("RGB"), (480, 360), centering=(0.5, 0.1)))
+
+
+@pytest.fixture(scope="module")
+def wall() -> bytes:
+    return jpeg(Image.new("RGB", (480, 360), "#886"))
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return load_audio(READING, RATE)[0][RATE : 4 * RATE]  # 3 s, spoken throughout
+
+
+@pytest.fixture
+def session(app) -> LiveSession:
+    return LiveSession(app.pipe)
+
+
+def say(session: LiveSession, samples: np.ndarray, start: float = 0.0) -> float:
+    """Plays sound in quarters of a second, looked at whenever it is due; when it ended."""
+    for i in range(0, len(samples), RATE // 4):
+        piece = samples[i : i + RATE // 4]
+        start += len(piece) / RATE
+        session.hear(piece, start)
+        if session.voice_due:
+            session.listen()
+    return start
+
+
+# --- One visitor's session
+
+
+def test_a_face_is_boxed_and_named(session, face):
+    session.see(face, 0.0)
+    answer = session.answer()
+    seen = answer["result"]["face"]
+    x, y, width, height = seen["box"]
+    assert answer["size"] == (480, 360) and answer["time"] == 0.0 and answer["hearing"] is None
+    assert 0.3 < (x + width / 2) / 480 < 0.7 and (y + height / 2) / 360 < 0.6
+    assert list(seen["scores"]) == LABELS and sum(seen["scores"].values()) == pytest.approx(1, abs=1e-5)
+    assert answer["result"]["fused"]["scores"] == pytest.approx(seen["scores"], abs=1e-5)
+    assert answer["headline"].startswith("Looks ") and answer["result"]["agreement"] is None
+    json.dumps(answer)
+
+
+def test_a_face_that_a_detector_misses_once_stays_and_one_that_left_goes(session, face, wall):
+    session.see(face, 0.0)
+    session.see(wall, FACE_KEPT_SECONDS / 2)
+    assert session.answer()["result"]["face"]
+    session.see(wall, FACE_KEPT_SECONDS + 0.1)
+    answer = session.answer()
+    assert answer["result"]["face"] is None and answer["result"]["fused"] is None
+    assert "no face in the picture" in answer["result"]["messages"][0]
+
+
+@pytest.mark.parametrize("frames", [1, 4, 20])
+def test_what_was_seen_halves_in_its_half_life_at_any_frame_rate(session, face, monkeypatch, frames):
+    sure = torch.full((2, len(LABELS)), 0.01).scatter_(1, torch.tensor([[0], [3]]), 0.94).log()
+    monkeypatch.setattr(session._pipe, "face_log_probs", lambda pixels: sure[:1])
+    session.see(face, 0.0)
+    monkeypatch.setattr(session._pipe, "face_log_probs", lambda pixels: sure[1:])
+    for i in range(1, frames + 1):
+        session.see(face, HALF_LIFE_SECONDS * i / frames)
+    scores = session.answer()["result"]["face"]["scores"]
+    assert scores["angry"] == pytest.approx(scores["happy"], abs=1e-3)
+
+
+def test_of_two_people_the_one_who_was_there_is_followed(session):
+    """The other, who comes later and nearer, does not take over."""
+    person = ImageOps.fit(Image.open(ASTRONAUT).convert("RGB"), (240, 240), centering=(0.5, 0))
+    crowd = Image.new("RGB", (640, 360), "#886")
+    crowd.paste(person, (0, 60))
+    session.see(jpeg(crowd), 0.0)
+    first = session.answer()["result"]["face"]["box"]
+    crowd.paste(person.resize((360, 360)), (280, 0))
+    session.see(jpeg(crowd), 0.1)
+    second = session.answer()["result"]["face"]["box"]
+    assert abs(second[0] - first[0]) < 40
+    fresh = LiveSession(session._pipe)
+    fresh.see(jpeg(crowd), 0.0)
+    assert fresh.answer()["result"]["face"]["box"][0] > 280  # without a past, the largest counts
+
+
+def test_speech_is_scored_and_silence_fades_to_listening(session, speech):
+    end = say(session, speech)
+    answer = session.answer()
+    assert answer["hearing"] == "speech" and answer["headline"].startswith("Sounds ")
+    assert answer["result"]["voice"]["scores"]["surprise"] is None
+    room = 1e-3 * np.random.default_rng(0).normal(size=4 * RATE).astype(np.float32)
+    say(session, room, end)
+    answer = session.answer()
+    assert answer["hearing"] == "listening" and answer["result"]["voice"] is None
+
+
+def test_it_is_the_pipelines_own_answer(session, app, speech, face):
+    """The voice of the last 3 seconds, and both together."""
+    say(session, speech)
+    session.see(face, 3.0)
+    result = session.answer()["result"]
+    voice = app.pipe(audio={"array": speech, "sampling_rate": RATE}).voice
+    assert result["voice"]["scores"] == pytest.approx(voice.scores, abs=1e-4)
+    both = app.pipe.model.fuse(session._face_log_probs[None], session._voice_log_probs[None])
+    assert result["agreement"] == pytest.approx(both[1].item())
+    assert result["fused"]["scores"]["happy"] == pytest.approx(both[0].exp()[0, LABELS.index("happy")].item())
+    differ = result["face"]["label"] != result["voice"]["label"]
+    assert session.answer()["conflict"] == (result["agreement"] < 0 and differ)
+
+
+def test_less_than_half_a_second_of_speech_is_not_scored(session, speech):
+    sound = np.zeros(3 * RATE, np.float32)
+    sound[: round(0.3 * RATE)] = speech[: round(0.3 * RATE)]
+    say(session, sound)
+    assert session.answer()["result"]["voice"] is None
+
+
+def test_the_window_is_contiguous(session, speech):
+    """After a gap, in which the sound stood still, what came before it does not count."""
+    say(session, speech[: 2 * RATE])
+    session.hear(speech[: RATE // 4], 60.0)
+    assert len(session._sound) == RATE // 4
+    say(session, speech, 60.0)
+    assert len(session._sound) == 3 * RATE
+
+
+def test_a_microphone_at_another_rate_is_heard_alike(app, session, speech):
+    other = LiveSession(app.pipe, 48_000)
+    other.hear(np.interp(np.arange(3 * 48_000) / 3, np.arange(3 * RATE), speech).astype(np.float32), 3.0)
+    other.listen()
+    say(session, speech)
+    ours, theirs = session.answer()["result"]["voice"], other.answer()["result"]["voice"]
+    assert ours["label"] == theirs["label"]
+
+
+def test_a_silent_microphone_is_told(session):
+    say(session, np.zeros(3 * RATE, np.float32))
+    answer = session.answer()
+    assert answer["hearing"] == "silent" and "is it muted?" in answer["result"]["messages"][0]
+
+
+def test_a_camera_that_stops_takes_its_face_with_it(session, face, speech):
+    session.see(face, 0.0)
+    say(session, speech, 2.0)
+    result = session.answer()["result"]
+    assert result["face"] is None and result["voice"]
+
+
+@pytest.mark.parametrize("data", [b"no picture", jpeg(Image.new("RGB", (64, 64)))[:200], b""])
+def test_a_frame_that_is_none_is_refused(session, data):
+    with pytest.raises(ValueError, match="whole JPEG"):
+        session.see(data, 0.0)
+
+
+def test_a_frame_of_any_size_is_refused_before_it_is_decoded(session):
+    with pytest.raises(ValueError, match="at most 1280"):
+        session.see(jpeg(Image.new("L", (4000, 20))), 0.0)
+
+
+# --- Who streams and who waits
+
+
+def test_first_come_first_served():
+    line = Line(places=2)
+    for visitor in "abcd":
+        line.join(visitor)
+    assert [line.before(visitor) for visitor in "abcd"] == [None, None, 0, 1]
+    assert line.waiting == 2
+    line.leave("a")
+    assert [line.before(visitor) for visitor in "bcd"] == [None, None, 0]
+
+
+def test_a_turn_ends_only_where_somebody_waits():
+    line = Line(places=1, turn_seconds=10)
+    line.join("a")
+    assert not line.turn_is_over(1000)
+    line.join("b")
+    assert line.turn_is_over(11) and not line.turn_is_over(9)
+
+
+# --- The connection
+
+
+class Page:
+    """What the browser does."""
+
+    def __init__(self, socket, rate: int = RATE):
+        self.socket = socket
+        socket.send(json.dumps({"sampling_rate": rate}))
+
+    def read(self) -> dict:
+        return json.loads(self.socket.recv(timeout=30))
+
+    def read_until(self, type: str) -> dict:
+        while (message := self.read())["type"] != type:
+            pass
+        return message
+
+    def show(self, frame: bytes, seconds: float) -> None:
+        self.socket.send(b"F" + struct.pack("<d", seconds) + frame)
+
+    def say(self, samples: np.ndarray, seconds: float) -> None:
+        self.socket.send(b"S" + struct.pack("<d", seconds) + (samples * 32767).astype("<i2").tobytes())
+
+
+@pytest.fixture
+def small(app):
+    """A server with one place, of which a turn lasts half a second where somebody waits."""
+    live = Live(app.pipe, Line(places=1, turn_seconds=0.5))
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=[live.route]), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert wait_for(lambda: server.started)
+    live.url = f"ws://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/live"
+    yield live
+    server.should_exit = True
+    thread.join()
+
+
+def test_frames_and_sound_are_answered_by_the_demo(server, face, speech):
+    with connect(server.replace("http", "ws") + "live") as socket:
+        page = Page(socket)
+        assert page.read() == {"type": "ready"}
+        page.show(face, 0.1)
+        assert page.read_until("answer")["result"]["face"]["label"] in LABELS
+        for i in range(12):
+            page.say(speech[i * RATE // 4 : (i + 1) * RATE // 4], (i + 1) / 4)
+        while page.read_until("answer")["hearing"] != "speech":
+            pass
+
+
+def test_a_slow_machine_drops_frames_and_is_never_late(small, face, monkeypatch):
+    slow = LiveSession.see
+    monkeypatch.setattr(LiveSession, "see", lambda *args: (time.sleep(0.2), slow(*args)))
+    with connect(small.url) as socket:
+        page = Page(socket)
+        page.read_until("ready")
+        for i in range(20):
+            page.show(face, i / 100)
+        seen = []
+        while not seen or seen[-1] < 0.19:
+            seen.append(page.read_until("answer")["time"])
+        assert len(seen) < 10
+
+
+def test_nothing_of_the_last_visit_is_left(small, face, speech):
+    with connect(small.url) as socket:
+        page = Page(socket)
+        page.read_until("ready")
+        page.show(face, 0.0)
+        page.say(speech, 3.0)
+        while page.read_until("answer")["hearing"] != "speech":
+            pass
+    assert wait_for(lambda: len(small.line) == 0)
+    with connect(small.url) as socket:
+        page = Page(socket)
+        page.read_until("ready")
+        page.say(np.zeros(RATE, np.float32), 1.0)
+        answer = page.read_until("answer")
+        assert answer["result"]["face"] is answer["result"]["voice"] is answer["result"]["fused"] is None
+
+
+def test_who_waits_is_told_how_long_and_has_a_turn(small, face):
+    with connect(small.url) as first, connect(small.url) as second:
+        one = Page(first)
+        one.read_until("ready")
+        two = Page(second)
+        assert two.read() == {"type": "waiting", "before": 0}
+        start = time.monotonic()
+        while (message := next_message(one, face, start))["type"] == "answer":
+            pass
+        assert message == {"type": "waiting", "before": 0}  # the turn is over, and it is next again
+        assert two.read() == {"type": "ready"}
+        second.close()
+        assert one.read() == {"type": "ready"}
+
+
+def next_message(page: Page, face: bytes, start: float) -> dict:
+    page.show(face, time.monotonic() - start)
+    return page.read()
+
+
+def test_a_tab_closed_in_the_middle_frees_the_place(small, face):
+    with connect(small.url) as socket:
+        page = Page(socket)
+        page.read_until("ready")
+        page.show(face, 0.0)
+    assert wait_for(lambda: len(small.line) == 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (b"F" + struct.pack("<d", 1.0) + b"no picture", "whole JPEG"),
+        (b"F", "10 to"),
+        (b"S" + bytes(app_live.MAX_MESSAGE_BYTES), "10 to"),
+        ('{"sampling_rate": "fast"}', "between 8000 and"),
+        ("hello", "first message"),
+    ],
+)
+def test_what_no_page_would_send_gets_a_sentence_and_an_end(small, message, sentence):
+    with connect(small.url) as socket:
+        page = Page(socket)
+        page.read_until("ready")
+        socket.send(message)
+        assert sentence in page.read_until("error")["message"]
+    assert wait_for(lambda: len(small.line) == 0)
+
+
+def test_who_sends_nothing_loses_the_place(small, monkeypatch):
+    monkeypatch.setattr(app_live, "IDLE_SECONDS", 0.3)
+    with connect(small.url) as socket:
+        page = Page(socket)
+        assert "Nothing was seen or heard" in page.read_until("error")["message"]
+
+
+def test_a_full_house_says_so(small, monkeypatch):
+    monkeypatch.setattr(app_live, "MAX_LINE", 0)
+    with connect(small.url) as socket:
+        assert "Too many people" in json.loads(socket.recv())["message"]
+
+
+def test_neither_frames_nor_sound_are_written_to_disk(server, face, speech):
+    from gradio.utils import get_upload_folder
+
+    def files() -> set[Path]:
+        return {path for path in Path(get_upload_folder()).rglob("*") if path.is_file()}
+
+    before = files()
+    with connect(server.replace("http", "ws") + "live") as socket:
+        page = Page(socket)
+        page.read_until("ready")
+        page.show(face, 0.0)
+        page.say(speech, 3.0)
+        while page.read_until("answer")["hearing"] != "speech":
+            pass
+        assert files() <= before
+
+
+def wait_for(condition, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
