@@ -33,7 +33,10 @@ from evaluate_hf import model_index, write_card
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "emoclip-small"
 HF = str(Path(sys.executable).with_name("hf"))
-CODE = [f"{name}_emoclip.py" for name in ("configuration", "modeling", "processing", "media", "pipeline")]
+CODE = [
+    f"{name}_emoclip.py"
+    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline")
+]
 
 
 def run(folder: Path, *arguments: str, environment: dict[str, str], timeout: int = 300) -> subprocess.CompletedProcess:
@@ -355,9 +358,9 @@ print(json.dumps(answers))
 
 
 def empty_folder(folder: Path) -> Path:
-    """A photo and a recording, and nothing of the project's."""
+    """A photo, recordings and a video, and nothing of the project's."""
     folder.mkdir()
-    for name in ("astronaut.jpg", "reading.flac", "reading-short.flac"):
+    for name in ("astronaut.jpg", "reading.flac", "reading-short.flac", "talking-portrait.mp4"):
         shutil.copy(ROOT / "examples" / name, folder)
     return folder
 

@@ -116,7 +116,7 @@ def test_one_epoch_ends_with_a_folder_that_loads_and_answers(trained):
         outputs = model(**inputs)
     assert outputs.logits.exp().sum().item() == pytest.approx(1, abs=1e-4)
     assert outputs.face_logits.shape == outputs.voice_logits.shape == (1, 7)
-    for name in ("configuration", "modeling", "processing", "media", "pipeline"):
+    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline"):
         assert (trained / f"{name}_emoclip.py").is_file()
     assert not list(trained.glob("*.bin"))
 

@@ -61,7 +61,7 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
     clip_config: dict | CLIPVisionConfig | None = None
     width: int = 40
     layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
-    image_size: int = 64
+    image_size: int = 96
     modality_batch_norm: bool = True
 
     def __post_init__(self, **kwargs):
@@ -193,7 +193,7 @@ class EmoCLIPConfig(PreTrainedConfig):
     face_temperature: float = 1.0
     voice_temperature: float = 1.0
 
-    loss_weights: dict[str, float] | None = None
+    loss_weights: dict[str, float | int] | None = None
     loss_reduction: str = "clip"
     label_smoothing: float = 0.1
     classifier_dropout: float = 0.2
