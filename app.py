@@ -11,7 +11,6 @@ Every tab has an endpoint that answers programs with the same as JSON, and assis
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypedDict
 
@@ -25,7 +24,7 @@ from transformers.utils import cached_file
 
 import hub_emoclip
 from app_live import PATH, Live, live_tab
-from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, uploaded
+from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, one_click, uploaded
 from app_video import video_tab
 from app_views import (
     ABOUT,
@@ -271,23 +270,6 @@ def sources(prefix: str = "") -> tuple[gr.Image, gr.Audio]:
         elem_id=f"{prefix}recording",
     )
     return photo, recording
-
-
-def one_click(examples: dict[str, list], fn: Callable, inputs: list[gr.Component], output: gr.HTML) -> None:
-    """Examples, named, each of which is put in and answered by one click."""
-    gr.Examples(
-        examples=list(examples.values()),
-        example_labels=list(examples),
-        inputs=inputs,
-        outputs=output,
-        fn=fn,
-        run_on_click=True,
-        cache_examples=False,
-        label="Examples, answered in one click",
-        api_visibility="private",
-    )
-    for component in inputs:  # Gradio counts its copies of recordings among the visitors' files, which are deleted
-        component.keep_in_cache |= component.temp_files
 
 
 def photo_tab() -> None:

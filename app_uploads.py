@@ -1,10 +1,12 @@
-"""What visitors send: how large it may be, how long it stays, and which files count as theirs."""
+"""What visitors send: how large it may be, how long it stays, which files count as theirs, and examples instead."""
 
 import base64
 import binascii
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+import gradio as gr
 from gradio.utils import get_upload_folder
 
 from media_emoclip import InputError
@@ -40,3 +42,22 @@ def uploaded(file: dict | str | None) -> str | bytes | None:
             "upload_file_to_gradio, or as a base64 data: URL."
         )
     return str(resolved)
+
+
+def one_click(
+    examples: dict[str, list], fn: Callable, inputs: list[gr.Component], outputs: gr.Component | list[gr.Component]
+) -> None:
+    """Examples, named, each of which is put in and answered by one click."""
+    gr.Examples(
+        examples=list(examples.values()),
+        example_labels=list(examples),
+        inputs=inputs,
+        outputs=outputs,
+        fn=fn,
+        run_on_click=True,
+        cache_examples=False,
+        label="Examples, answered in one click",
+        api_visibility="private",
+    )
+    for component in inputs:  # Gradio counts its copies of recordings among the visitors' files, which are deleted
+        component.keep_in_cache |= component.temp_files

@@ -13,13 +13,14 @@ from typing import Any, TypedDict
 import gradio as gr
 import numpy as np
 
-from app_uploads import MAX_UPLOAD, uploaded
+from app_uploads import MAX_UPLOAD, one_click, uploaded
 from app_views import COLOURS, adjective, bars, clock, glyph, messages, percent, verdict
 from media_emoclip import InputError
 from pipeline_emoclip import EmotionRecognitionPipeline
 from results_emoclip import Emotion
 from video_emoclip import MAX_VIDEO_SECONDS, VideoResult, analyze_video, annotate_video
 
+EXAMPLE = str(Path(__file__).parent / "examples" / "talking-portrait.mp4")
 PROGRESS_SECONDS = 0.3  # between two looks at how far it is
 ANALYSIS_SHARE = 0.5  # of the whole time; the rest draws the annotated video
 TIMELINE_COLUMNS = 300
@@ -130,6 +131,7 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
                 start = gr.Button("Analyze video", variant="primary", size="lg")
                 cancel = gr.Button("Cancel", size="lg", interactive=False)
             gr.HTML(f'<p class="limits">{LIMITS}</p>', padding=False)
+            one_click({"Astronaut under a reading": [EXAMPLE]}, watch, [video], [above, player, below])
         with gr.Column(scale=6, min_width=320):
             above.render()
             player.render()
