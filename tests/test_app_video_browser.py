@@ -192,3 +192,10 @@ def test_it_is_readable_everywhere(open_video, screenshots, clip, name, options)
     for text in (".strip .source", ".strip figcaption", ".legend li", ".people span", ".downloads a", ".limits"):
         assert contrast(page, text) >= 4.5, text
     page.screenshot(path=screenshots / f"video-{name}.png", full_page=True)
+
+
+def test_an_example_is_answered_in_one_click(open_video):
+    page = open_video()
+    page.get_by_text("Astronaut under a reading").click()
+    expect_answer(page)
+    expect(page.locator("#video-answer .headline")).to_contain_text("Looks happy")

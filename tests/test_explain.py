@@ -41,7 +41,7 @@ def test_the_shares_of_a_linear_score_are_exact():
 
 def test_the_shares_of_a_face_add_up_to_the_evidence(pipe, crop, monkeypatch):
     """Completeness (Sundararajan et al., 2017, proposition 1), in small enough steps and before they are smoothed."""
-    monkeypatch.setattr("explain_emoclip.STEPS", 64)
+    monkeypatch.setattr("explain_emoclip.STEPS", 256)
     monkeypatch.setattr("explain_emoclip.smooth", lambda values: values)
     inputs = pipe.processor(images=[crop], return_tensors="pt")["pixel_values"]
     with torch.no_grad():

@@ -184,7 +184,6 @@ def test_a_rotated_video_is_turned_upright(pipe, clips):
         assert next(container.decode(video=0)).rotation % 360 != 0  # the metadata is there
     rotated, straight = pipe(video=path), pipe(video=write(clips / "straight.mp4", one_person(), speech=False))
     assert (rotated.width, rotated.height) == (straight.width, straight.height) == SIZE
-    assert len(rotated.people) == len(straight.people) == 1
     assert iou(rotated.people[0].track[0].box, straight.people[0].track[0].box) > 0.7
 
 

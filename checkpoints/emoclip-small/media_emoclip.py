@@ -74,6 +74,7 @@ FACE_SIDE = 48  # pixels: FER-2013's resolution; a model that never saw finer de
 DETECTION_SIDE = 640  # pixels of the longer side; in larger pictures YuNet starts to miss faces that fill them
 SMALLEST_DETECTION_SIDE = 192  # smaller pictures are scaled up to it
 HAAR_MIN_FACE = 40  # pixels at that size
+HAAR_MIN_NEIGHBORS = 7  # with 5 it finds 3 % more of FER-2013's faces, and a second face in one portrait of four
 YUNET_REPO, YUNET_FILE = "opencv/face_detection_yunet", "face_detection_yunet_2023mar.onnx"
 YUNET_VARIABLE = "EMOCLIP_YUNET"  # the environment variable that may name the file
 YUNET_SCORE, YUNET_NMS_IOU = 0.7, 0.3
@@ -424,7 +425,7 @@ class FaceDetector:
 
     def _detect_haar(self, image: np.ndarray) -> np.ndarray:
         grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        faces = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(HAAR_MIN_FACE, HAAR_MIN_FACE))
+        faces = self._cascade.detectMultiScale(grey, 1.1, HAAR_MIN_NEIGHBORS, minSize=(HAAR_MIN_FACE,) * 2)
         return np.reshape(faces, (-1, 4))
 
 
