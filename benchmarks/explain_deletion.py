@@ -8,8 +8,8 @@ probability, in points of 100, mean and standard error, when a tenth of the pixe
 in a spectrogram): the tenth that the map marks most; patches of random place and size; the tenth that another
 picture's map marks, which shows what the place alone does; and the brightest, or loudest, tenth.
 
-Measured with `--samples 100`, points of fall: faces 38.8 +- 2.0 marked, 7.6 +- 1.4 random patches, 20.6 +- 2.1 another's
-map, 8.4 +- 1.8 brightest; voices 38.3 +- 2.6, 3.2 +- 1.3, 19.7 +- 3.0 and, the loudest, 30.7 +- 2.7.
+Measured with `--samples 100`, points of fall: faces 38.8 +- 2.0 marked, 7.6 +- 1.4 random patches, 20.6 +- 2.1
+another's map, 8.4 +- 1.8 brightest; voices 38.3 +- 2.6, 3.2 +- 1.3, 19.7 +- 3.0 and, the loudest, 30.7 +- 2.7.
 """
 
 import argparse

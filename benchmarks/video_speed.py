@@ -7,9 +7,9 @@ The video is made here, of the photos and the recording in examples/: a minute i
 seen and one reads aloud, repeated. Reported are the analysis and the annotated video apart, as multiples of real time,
 and the resident memory as it goes and at its peak.
 
-Measured with `--minutes 3` on two idle CPU cores, with YuNet: analysis 6.5 times real time, annotation 7.6, both 3.5; peak
-1,076 MB. Ten minutes at once, with a smaller model and on cores that others kept busy (load 5), came to 1.8 times real
-time at a peak of 1,046 MB, flat from the second minute on.
+Measured with `--minutes 3` on two idle CPU cores, with YuNet: analysis 6.5 times real time, annotation 7.6, both 3.5;
+peak 1,076 MB. Ten minutes, with a smaller model and on cores that others kept busy (load 5), came to 1.8 times real
+time at a flat peak of 1,046 MB.
 """
 
 import argparse
