@@ -263,8 +263,10 @@ class EmoCLIPTrainer(Trainer):
             return
         live = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average.module.state_dict())
-        yield
-        self.model.load_state_dict(live)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(live)
 
     def train(self, *args, **kwargs) -> TrainOutput:
         result = super().train(*args, **kwargs)

@@ -273,7 +273,8 @@ def test_the_card_is_what_the_hub_accepts_and_holds_every_figure(published):
     assert (data["license"], data["library_name"]) == ("apache-2.0", "transformers")
     assert data["datasets"] == [FACES_HUB_ID, VOICES_HUB_ID]
     shown = [m["value"] for result in data["model-index"][0]["results"] for m in result["metrics"]]
-    counts = [m["args"]["n"] for result in data["model-index"][0]["results"] for m in result["metrics"]]
+    arguments = [m.get("args", {}) for result in data["model-index"][0]["results"] for m in result["metrics"]]
+    counts = {given["n"] for given in arguments if "n" in given}  # a recall's n is not told
 
     def numbers(value) -> list:
         return [n for v in value.values() for n in numbers(v)] if isinstance(value, dict) else [value]
@@ -281,7 +282,7 @@ def test_the_card_is_what_the_hub_accepts_and_holds_every_figure(published):
     results = json.loads((CHECKPOINT / "results.json").read_text())
     figures = [n for n in numbers(results) if isinstance(n, float)]
     assert sorted(shown) == pytest.approx(sorted(figures), abs=1e-4) and len(shown) > 15
-    assert set(counts) == {n for n in numbers(results) if isinstance(n, int)} - {results["fused"]["pairings"]}
+    assert counts == {n for n in numbers(results) if isinstance(n, int)} - {results["fused"]["pairings"]}
     assert "<this repository>" not in card and "## Limits and responsible use" in card
 
 
@@ -412,7 +413,7 @@ def test_local_and_remote_classes_give_the_same_numbers(used):
     pipe = EmotionRecognitionPipeline(model=model, processor=processor, device="cpu")
     examples = ROOT / "examples"
     result = pipe(image=examples / "astronaut.jpg", audio=examples / "reading-short.flac").to_dict()
-    assert close(used["both"], result, 1e-5)
+    assert close(used["both"], result, 1e-4)
     assert used["both"]["face"]["box"] == result["face"]["box"]
 
 
@@ -634,7 +635,7 @@ def test_the_space_is_published_by_the_readmes_command_and_starts_on_a_model_of_
     assert metadata_errors(readme, "space") == [] and space.head.files["README.md"].decode() == readme
     assert not [name for name in space.head.files if name.startswith(("tests/", "benchmarks/", ".git/"))]
     front_matter = yaml.safe_load(readme.split("---\n")[1])
-    assert f"gradio=={front_matter['sdk_version']}" in (ROOT / "requirements.txt").read_text()
+    assert f"gradio[mcp]=={front_matter['sdk_version']}" in (ROOT / "requirements.txt").read_text()
     folder = tmp_path / "space"
     for name, data in space.head.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

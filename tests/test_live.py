@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchaudio.functional as AF
 import uvicorn
 from PIL import Image, ImageOps
 from starlette.applications import Starlette
@@ -157,11 +158,11 @@ def test_the_window_is_contiguous(session, speech):
 
 def test_a_microphone_at_another_rate_is_heard_alike(app, session, speech):
     other = LiveSession(app.pipe, 48_000)
-    other.hear(np.interp(np.arange(3 * 48_000) / 3, np.arange(3 * RATE), speech).astype(np.float32), 3.0)
+    other.hear(AF.resample(torch.from_numpy(speech), RATE, 48_000).numpy(), 3.0)
     other.listen()
     say(session, speech)
     ours, theirs = session.answer()["result"]["voice"], other.answer()["result"]["voice"]
-    assert ours["label"] == theirs["label"]
+    assert all(abs(ours["scores"][label] - theirs["scores"][label]) < 0.1 for label in LABELS[:-1])
 
 
 def test_a_silent_microphone_is_told(session):
