@@ -395,7 +395,8 @@ def test_the_auto_classes_and_the_pipeline_load_from_an_empty_folder(used):
     assert close(used["half"], used["both"], 0.03)
 
 
-def test_local_and_remote_classes_give_the_same_numbers(used):
+def test_local_and_remote_classes_give_the_same_numbers(used, monkeypatch):
+    monkeypatch.delenv("EMOCLIP_YUNET", raising=False)  # which the other process has not either
     from modeling_emoclip import EmoCLIPForEmotionClassification
     from pipeline_emoclip import EmotionRecognitionPipeline
     from processing_emoclip import EmoCLIPProcessor
@@ -413,7 +414,7 @@ def test_local_and_remote_classes_give_the_same_numbers(used):
     pipe = EmotionRecognitionPipeline(model=model, processor=processor, device="cpu")
     examples = ROOT / "examples"
     result = pipe(image=examples / "astronaut.jpg", audio=examples / "reading-short.flac").to_dict()
-    assert close(used["both"], result, 1e-4)
+    assert close(used["both"], result, 1e-5)
     assert used["both"]["face"]["box"] == result["face"]["box"]
 
 
