@@ -62,7 +62,6 @@ try:
         emotion_fields,
         mean_log_probs,
     )
-    from .results_emoclip import PosteriorFilter as PosteriorFilter  # part of this module for its users
     from .video_emoclip import VideoResult, analyze_video, finish
 except ImportError:
     from media_emoclip import (
@@ -92,7 +91,6 @@ except ImportError:
         emotion_fields,
         mean_log_probs,
     )
-    from results_emoclip import PosteriorFilter as PosteriorFilter  # part of this module for its users
     from video_emoclip import VideoResult, analyze_video, finish
 
 TASK = "emotion-recognition"
