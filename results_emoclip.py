@@ -52,8 +52,21 @@ class VoiceResult(Emotion):
     segments: list[tuple[float, float]]
 
 
+class FusedResult:
+    """What every result with `face`, `voice` and `agreement` has in common."""
+
+    @property
+    def conflict(self) -> bool:
+        """True where one may say "looks happy, sounds sad": the evidence conflicts and the top labels differ."""
+        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
+        return plain(asdict(self))
+
+
 @dataclass
-class EmotionResult:
+class EmotionResult(FusedResult):
     """What a person looks like, sounds like, and both.
 
     A source that was not given, or in which nobody was found, is None, and `messages` says why. `fused` is what there
@@ -67,15 +80,6 @@ class EmotionResult:
     fused: Emotion | None = None
     agreement: float | None = None
     messages: list[str] = field(default_factory=list)
-
-    @property
-    def conflict(self) -> bool:
-        """True where one may say "looks happy, sounds sad": the evidence conflicts and the top labels differ."""
-        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
-        return plain(asdict(self))
 
 
 def plain(value: Any) -> Any:

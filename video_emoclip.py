@@ -20,7 +20,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -42,7 +42,7 @@ try:
         open_file,
         scored_windows,
     )
-    from .results_emoclip import Emotion, PosteriorFilter, emotion_fields, mean_log_probs, plain
+    from .results_emoclip import Emotion, FusedResult, PosteriorFilter, emotion_fields, mean_log_probs
 except ImportError:
     from media_emoclip import (
         AUDIO_CONTAINERS,
@@ -57,7 +57,7 @@ except ImportError:
         open_file,
         scored_windows,
     )
-    from results_emoclip import Emotion, PosteriorFilter, emotion_fields, mean_log_probs, plain
+    from results_emoclip import Emotion, FusedResult, PosteriorFilter, emotion_fields, mean_log_probs
 try:
     import av
 except ImportError:
@@ -143,7 +143,7 @@ class ConflictMoment:
 
 
 @dataclass
-class VideoResult:
+class VideoResult(FusedResult):
     """A video, second by second.
 
     `face`, `voice`, `fused` and `agreement` are of the whole video, as in `EmotionResult`: the main person's face and
@@ -165,15 +165,6 @@ class VideoResult:
     segments: list[tuple[float, float]] = field(default_factory=list)
     timeline: list[TimelinePoint] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
-
-    @property
-    def conflict(self) -> bool:
-        """As in `EmotionResult`, of the whole video."""
-        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
-        return plain(asdict(self))
 
     def rows(self) -> Iterator[list[Any]]:
         """A table of all that is in the timeline and the tracks: its header, then a row for each person and time.
