@@ -6,6 +6,7 @@ config = EmoCLIPConfig.from_preset("audioclip")  # the official AudioCLIP
 """
 
 import copy
+import math
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -17,7 +18,7 @@ LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 VOICE_LABELS = LABELS[:-1]
 
 #: Of config.json. It grows where earlier code would read a newer file wrongly, so that it refuses it instead.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 IMAGE_TOWERS = ("modified_resnet", "clip_vision_model")
 AUDIO_TOWERS = ("shared", "esresnext_fbsp")
@@ -158,6 +159,9 @@ class EmoCLIPConfig(PreTrainedConfig):
         target_prior: how often each emotion is expected where the model is used; None for the face head's shares.
         face_temperature, voice_temperature: divisors of the heads' logits, fitted on validation data
             (Guo et al., 2017).
+        face_bias, voice_bias: what is added to the divided logits of each class that the head was taught, by name,
+            fitted together with the temperature (bias-corrected temperature scaling, Alexandari et al., 2020). The
+            fusion asks for them: it divides by class shares, which the posteriors must have on average. None for 0.
         loss_weights: what each loss counts for in training: `face`, `voice` (cross-entropy of the heads),
             `image_audio`, `image_text`, `audio_text` (contrastive), `transform` (how far the norms of the waveform
             tower's filters are from 1; `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
@@ -192,6 +196,8 @@ class EmoCLIPConfig(PreTrainedConfig):
     target_prior: dict[str, float] | None = None
     face_temperature: float = 1.0
     voice_temperature: float = 1.0
+    face_bias: dict[str, float | int] | None = None
+    voice_bias: dict[str, float | int] | None = None
 
     loss_weights: dict[str, float | int] | None = None
     loss_reduction: str = "clip"
@@ -218,6 +224,8 @@ class EmoCLIPConfig(PreTrainedConfig):
             self.voice_prior = dict.fromkeys(VOICE_LABELS, 1 / len(VOICE_LABELS))
         if self.target_prior is None:
             self.target_prior = dict(self.face_prior)
+        self.face_bias = dict.fromkeys(self.face_prior, 0.0) | (self.face_bias or {})
+        self.voice_bias = dict.fromkeys(self.voice_prior, 0.0) | (self.voice_bias or {})
         self.loss_weights = DEFAULT_LOSS_WEIGHTS | (self.loss_weights or {})
         super().__post_init__(**kwargs)
         self.check_labels()
@@ -247,8 +255,8 @@ class EmoCLIPConfig(PreTrainedConfig):
                 f"This EmoCLIP is newer than the code that reads it (format {version}, not {FORMAT_VERSION}): update "
                 "the code, or load it by the Auto classes with trust_remote_code=True, which bring its own."
             )
-        try:
-            return super().from_dict(config_dict, **kwargs)
+        try:  # what is saved from here on is of this code's format
+            return super().from_dict(config_dict | {"format_version": FORMAT_VERSION}, **kwargs)
         except StrictDataclassError as error:
             raise ValueError(f"The EmoCLIP's config.json is wrong: {error.__cause__}") from None
 
@@ -279,6 +287,10 @@ class EmoCLIPConfig(PreTrainedConfig):
         for name in ("face_temperature", "voice_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)}.")
+        for head in ("face", "voice"):
+            bias, prior = getattr(self, f"{head}_bias"), getattr(self, f"{head}_prior")
+            if set(bias) != set(prior) or not all(map(math.isfinite, bias.values())):
+                raise ValueError(f"`{head}_bias` must give a number to each of {list(prior)} alone, got {bias}.")
         if set(self.target_prior) != set(self.labels):
             raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
         if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):

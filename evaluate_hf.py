@@ -185,15 +185,16 @@ def word_embeddings(
     return torch.stack(rows).cpu()
 
 
-def describe(logits: torch.Tensor, labels: np.ndarray, temperature: float, names: list[str]) -> dict:
-    """The figures of one head: `emotion_metrics` of its logits (n, C), the calibration error that they had before they
-    were divided by the temperature, each emotion's recall, the confusion matrix and the reliability diagram."""
-    probs = logits.softmax(-1).numpy()
-    before = emotion_metrics((logits * temperature).softmax(-1).numpy(), labels)["calibration_error"]
+def describe(model: EmoCLIPForEmotionClassification, head: str, logits: torch.Tensor, labels: np.ndarray) -> dict:
+    """The figures of the `face` or `voice` head: `emotion_metrics` of its logits (n, C), the accuracy and calibration
+    error that they had before they were calibrated, each emotion's recall, the confusion matrix and the reliability
+    diagram."""
+    probs, names = logits.softmax(-1).numpy(), model.config.labels
+    before = emotion_metrics(model.calibrate(head, logits, undo=True).softmax(-1).numpy(), labels)
     answers = probs.argmax(-1)
     return {
         **emotion_metrics(probs, labels),
-        "calibration_error_before_scaling": before,
+        "uncalibrated": {name: before[name] for name in ("n", "accuracy", "calibration_error")},
         "recall": {names[i]: float((answers[labels == i] == i).mean()) for i in np.unique(labels)},
         "confusion": confusion_matrix(probs, labels),
         "reliability": reliability(probs, labels),
@@ -218,7 +219,7 @@ def evaluate_faces(
     pixels, labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
     labels = labels.numpy()
     logits, embeds = predict(model, processor, pixels=pixels)
-    results = {"face": describe(logits, labels, model.config.face_temperature, model.config.labels)}
+    results = {"face": describe(model, "face", logits, labels)}
     probs = logits.softmax(-1).numpy()
     views = np.mean([predict(model, processor, pixels=crop)[0].softmax(-1).numpy() for crop in ten_crops(pixels)], 0)
     results["face_ten_crops"] = emotion_metrics(views, labels)
@@ -241,7 +242,7 @@ def evaluate_voices(
     kind, values, labels = voice_tensors(voices, (128, 188))
     labels = labels.numpy()
     logits, embeds = predict(model, processor, **{kind: values})
-    results = {"voice": describe(logits, labels, model.config.voice_temperature, model.config.labels)}
+    results = {"voice": describe(model, "voice", logits, labels)}
     correct = logits.argmax(-1).numpy() == labels
     groups = {}
     for name in ("sex", "sentence", "intensity"):
@@ -518,8 +519,13 @@ def write_card(folder: Path, results: dict):
         output=f"{result.fused.label} {result.agreement:.2f} {result.fused.scores[result.fused.label]:.0%}",
         table=markdown_table(results),
         training=stages,
-        face_temperature=config.face_temperature,
-        voice_temperature=config.voice_temperature,
+        calibration="\n".join(
+            f"| {head} | {getattr(config, f'{head}_temperature')} | "
+            + " | ".join(f"{getattr(config, f'{head}_bias').get(label, '')}" for label in config.labels)
+            + " |"
+            for head in ("face", "voice")
+        ),
+        emotions=" | ".join(config.labels),
     )
     (folder / "README.md").write_text(text)
 
@@ -573,7 +579,12 @@ people the independence that the fusion rests on is an assumption; CREMA-D's own
 
 {training}
 
-Temperatures fitted on validation data: face {face_temperature}, voice {voice_temperature}.
+Each head's logits are divided by a temperature, and a bias is added to each, both fitted on validation data
+(bias-corrected temperature scaling, Alexandari et al., 2020):
+
+| head | temperature | {emotions} |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{calibration}
 
 ## Limits and responsible use
 

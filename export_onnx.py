@@ -3,7 +3,7 @@
     python export_onnx.py checkpoints/emoclip-small outputs/onnx
 
 `face.onnx` takes `pixel_values`, `voice.onnx` takes `input_features`, `both.onnx` takes both; what they give has the
-names, shapes and meaning of `EmoCLIPForEmotionClassification.forward`: logits are divided by the temperature already,
+names, shapes and meaning of `EmoCLIPForEmotionClassification.forward`: logits are calibrated already,
 and -inf in the column of a class that the voice was not taught. The processor's files and config.json lie beside them.
 """
 

@@ -582,9 +582,8 @@ class EmoCLIPEmotionOutput(ModelOutput):
     Args:
         loss: weighted sum of `losses`, a scalar, where labels were given. losses: its parts by name, unweighted.
         logits: (B, C) log-probabilities of the fused posterior.
-        face_logits, voice_logits: (B, C) each head's logits, divided by its temperature: their softmax is its
-            posterior. -inf in the column of a class that the head was not taught. Without meaning in a row that
-            lacks the modality.
+        face_logits, voice_logits: (B, C) each head's logits, calibrated: their softmax is its posterior. -inf in the
+            column of a class that the head was not taught. Without meaning in a row that lacks the modality.
         agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing or says
             nothing.
         image_embeds, audio_embeds, text_embeds: (B, D), L2-normalised.
@@ -938,6 +937,14 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         self.voice_head = EmotionHead(config, list(config.voice_prior))
         self.post_init()
 
+    def calibrate(self, head: str, logits: torch.Tensor, undo: bool = False) -> torch.Tensor:
+        """The `face` or `voice` head's own logits (B, C), divided by its temperature and moved by its biases
+        (bias-corrected temperature scaling, Alexandari et al., 2020); or these, where it is to be undone, as they
+        were."""
+        temperature, bias = (getattr(self.config, f"{head}_{what}") for what in ("temperature", "bias"))
+        bias = constant([bias.get(label, 0.0) for label in self.config.labels], logits.device).to(logits.dtype)
+        return (logits - bias) * temperature if undo else logits / temperature + bias
+
     def fuse(
         self,
         face_log_probs: torch.Tensor | None = None,
@@ -1041,8 +1048,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         text = None
         if input_ids is not None:
             text = self.emoclip.get_text_features(input_ids, attention_mask).pooler_output
-        face_logits = None if image is None else self.face_head(image) / self.config.face_temperature
-        voice_logits = None if audio is None else self.voice_head(audio) / self.config.voice_temperature
+        face_logits = None if image is None else self.calibrate("face", self.face_head(image))
+        voice_logits = None if audio is None else self.calibrate("voice", self.voice_head(audio))
         embeds = {
             name: normalize(features)
             for name, features in (("image", image), ("audio", audio), ("text", text))

@@ -113,6 +113,9 @@ class DataArguments:
         default=0.2,
         metadata={"help": "alpha of the Beta distribution by which faces, and voices, are mixed; 0 is not"},
     )
+    train_share: float = field(
+        default=1.0, metadata={"help": "share of the training faces, and voices, that is used, drawn by --seed"}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
 
@@ -365,20 +368,26 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return metrics | {"accuracy": sum(alone) / len(alone)}
 
 
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The divisor of `logits` (n, C) under which `labels` (n,) are likeliest (Guo et al., 2017), from 0.1 to 10."""
+def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
+    """The temperature and the biases (C,) under which `labels` (n,) are likeliest, given `logits` (n, C), as
+    `EmoCLIPForEmotionClassification.calibrate` applies them. The bias of a class not taught, of logit -inf, is 0.
+
+    One standard normal prior for each, beside n labels, keeps them finite where a few labels would not.
+    """
     logits = logits.double().clamp(min=-1e4)  # a gradient does not survive the -inf of a class not taught
-    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+    parameters = torch.zeros(1 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log temperature, biases
+    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(logits / log_temperature.exp(), labels)
+        loss = nn.functional.cross_entropy(logits / parameters[0].exp() + parameters[1:], labels)
+        loss = loss + parameters.square().sum() / (2 * len(labels))
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return round(min(max(log_temperature.exp().item(), 0.1), 10.0), 4)
+    temperature, *bias = (round(value, 4) for value in [parameters[0].exp().item(), *parameters[1:].tolist()])
+    return temperature, bias
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -432,6 +441,8 @@ def build(
         "target_prior": face_prior,
         "face_temperature": 1.0,
         "voice_temperature": 1.0,
+        "face_bias": dict.fromkeys(LABELS, 0.0),
+        "voice_bias": dict.fromkeys(VOICE_LABELS, 0.0),
     }
     words, _ = split_words()
     if model_args.init_from and model_args.vision_model:
@@ -503,17 +514,28 @@ def freeze(model: EmoCLIPForEmotionClassification, towers: list[str]):
         module.requires_grad_(False)
 
 
-def limit(dataset: Dataset, most: int | None, seed: int) -> Dataset:
-    """At most so many rows, drawn at random."""
-    return dataset if most is None else dataset.shuffle(seed).select(range(min(most, len(dataset))))
+def limit(dataset: Dataset, most: int | None, seed: int, share: float = 1.0) -> Dataset:
+    """This share of the rows, and at most so many, drawn at random.
+
+    Raises:
+        ValueError: the share is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"--train_share must be above 0 and at most 1, not {share}.")
+    count = min(round(share * len(dataset)), len(dataset) if most is None else most)
+    return dataset if count == len(dataset) else dataset.shuffle(seed).select(range(count))
 
 
 def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction):
-    """Fits the temperature of each head, which must be 1 so far, on the validation data that chose the checkpoint."""
-    _, face_logits, voice_logits = (torch.as_tensor(x).float() for x in prediction.predictions)
-    face_labels, voice_labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
-    model.config.face_temperature = fit_temperature(face_logits[has_face], face_labels[has_face])
-    model.config.voice_temperature = fit_temperature(voice_logits[has_voice], voice_labels[has_voice])
+    """Fits the calibration of each head, which must have none so far, on the validation data that chose the
+    checkpoint."""
+    _, *logits = (torch.as_tensor(x).float() for x in prediction.predictions)
+    *labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
+    for head, head_logits, head_labels, rows in zip(("face", "voice"), logits, labels, (has_face, has_voice)):
+        temperature, bias = fit_calibration(head_logits[rows], head_labels[rows])
+        taught = getattr(model.config, f"{head}_prior")
+        setattr(model.config, f"{head}_temperature", temperature)
+        setattr(model.config, f"{head}_bias", {name: b for name, b in zip(LABELS, bias) if name in taught})
 
 
 def describe_training(
@@ -562,7 +584,10 @@ def make_trainer(
     with args.main_process_first(desc="reading the data"):
         faces = load_faces(data_args.faces, seed=args.seed)
         voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
-    train_faces, train_voices = (limit(c.train, data_args.max_train_samples, args.seed) for c in (faces, voices))
+    train_faces, train_voices = (
+        limit(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)
+        for corpus in (faces, voices)
+    )
     eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
     model, processor = build(model_args, train_faces["label"], train_voices["label"])
     freeze(model, model_args.freeze)

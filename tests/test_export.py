@@ -9,7 +9,7 @@ from test_data import TINY
 from test_evaluate import tiny_parts
 
 import export_onnx
-from configuration_emoclip import EmoCLIPConfig
+from configuration_emoclip import VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import save_all
 
@@ -54,7 +54,8 @@ def assert_same(given: dict, expected: dict, tolerance: float = 1e-4):
 def exported(tmp_path_factory):
     """What `python export_onnx.py` writes of a checkpoint, and the checkpoint."""
     folder = tmp_path_factory.mktemp("onnx")
-    model, processor = tiny_parts(face_temperature=0.5, voice_temperature=2.0)
+    bias = {label: 0.3 * i for i, label in enumerate(VOICE_LABELS)}
+    model, processor = tiny_parts(face_temperature=0.5, voice_temperature=2.0, voice_bias=bias)
     save_all(model, processor, folder / "checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["export_onnx.py", str(folder / "checkpoint"), str(folder / "onnx")])
@@ -75,7 +76,7 @@ def test_onnx_gives_the_numbers_of_torch_for_any_number_of_rows(exported, path):
         assert_same(dict(zip(names, map(torch.from_numpy, results))), dict(expected))
 
 
-def test_onnx_keeps_the_temperature_and_what_the_voice_was_not_taught(exported):
+def test_onnx_keeps_the_calibration_and_what_the_voice_was_not_taught(exported):
     folder, model = exported
     session = onnxruntime.InferenceSession(folder / "voice.onnx", providers=["CPUExecutionProvider"])
     inputs = batch(3, ("input_features",))
@@ -84,7 +85,7 @@ def test_onnx_keeps_the_temperature_and_what_the_voice_was_not_taught(exported):
     with torch.no_grad():
         features = model.emoclip.get_audio_features(**inputs).pooler_output
         uncalibrated = model.voice_head(features)[:, :6]
-    assert torch.allclose(torch.from_numpy(logits[:, :6]) * 2.0, uncalibrated, atol=1e-4)
+    assert torch.allclose((torch.from_numpy(logits[:, :6]) - 0.3 * torch.arange(6)) * 2.0, uncalibrated, atol=1e-4)
 
 
 def test_onnx_says_how_far_a_file_is_from_the_model(exported):

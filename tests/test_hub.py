@@ -26,7 +26,7 @@ from loopback_hub import READER, LoopbackHub, metadata_errors
 from PIL import Image as PILImage
 from test_data import ACTORS, CODES, TINY, face, tone, voice_name, wav
 
-from configuration_emoclip import LABELS
+from configuration_emoclip import FORMAT_VERSION, LABELS
 from data_emoclip import FACES_HUB_ID, FACES_HUB_REVISION, VOICES_HUB_ID
 from evaluate_hf import model_index, write_card
 
@@ -528,7 +528,7 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
         changed = {"config.json": json.dumps(config | changes).encode()} if changes else {}
         published.add("models", name, whole | changed)
 
-    variant("me/newer", format_version=2)
+    variant("me/newer", format_version=FORMAT_VERSION + 1)
     variant("me/cats", id2label={"0": "cat", "1": "dog"}, label2id={"cat": 0, "dog": 1})
     variant("me/towerless", loss_reduction="none")
     published.add("models", "me/cut", whole | {"model.safetensors": whole["model.safetensors"][:1_000_000]})

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
+from configuration_emoclip import FORMAT_VERSION, LABELS, VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import (
     EmoCLIPForEmotionClassification,
     EmoCLIPModel,
@@ -389,10 +389,14 @@ def test_logits_are_the_fusion_of_the_heads_posteriors(fusion):
     batch = make_batch()
     model = copy.deepcopy(fusion)
     model.config.face_temperature, model.config.voice_temperature = 2.0, 0.5
+    model.config.face_bias = {label: 0.1 * i for i, label in enumerate(LABELS)}
     with torch.no_grad():
         plain, scaled = fusion(**batch), model(**batch)
-    assert torch.allclose(scaled.face_logits, plain.face_logits / 2, atol=1e-6)
+    assert torch.allclose(scaled.face_logits, plain.face_logits / 2 + 0.1 * torch.arange(7), atol=1e-6)
     assert torch.allclose(scaled.voice_logits[:, :6], plain.voice_logits[:, :6] * 2, atol=1e-6)
+    for head in ("face", "voice"):
+        before = model.calibrate(head, getattr(scaled, f"{head}_logits"), undo=True)
+        assert torch.allclose(before, getattr(plain, f"{head}_logits"), atol=1e-5)
     assert torch.isneginf(plain.voice_logits[:, 6]).all()
     fused, agreement = model.fuse(scaled.face_logits.log_softmax(-1), scaled.voice_logits.log_softmax(-1))
     assert torch.allclose(scaled.logits, fused) and torch.allclose(scaled.agreement, agreement)
@@ -731,6 +735,21 @@ def test_a_wrong_label_map_is_refused_in_one_sentence(saved, tmp_path, name):
 def test_a_temperature_that_divides_by_nothing_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         tiny_config(**{field: value})
+
+
+@pytest.mark.parametrize("bias", [{"angry": math.inf}, {"surprise": 0.1}])
+def test_a_bias_that_is_no_number_or_of_no_class_of_the_head_is_refused(bias):
+    with pytest.raises(ValueError, match="`voice_bias`"):
+        tiny_config(voice_prior=VOICE_SHARES, voice_bias=bias)
+
+
+def test_a_config_without_biases_has_none_and_is_saved_in_the_newer_format(tmp_path):
+    config = {name: value for name, value in tiny_config().to_dict().items() if not name.endswith("_bias")}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format_version": 1}))
+    loaded = EmoCLIPConfig.from_pretrained(tmp_path)
+    assert set(loaded.face_bias.values()) == {0.0} and list(loaded.voice_bias) == list(loaded.voice_prior)
+    loaded.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION > 1
 
 
 def test_a_tower_that_cannot_be_built_is_refused_in_the_config():

@@ -27,7 +27,7 @@ from train_hf import (
     ModelArguments,
     build,
     class_shares,
-    fit_temperature,
+    fit_calibration,
     train_tokenizer,
 )
 
@@ -148,7 +148,10 @@ def test_its_card_holds_its_own_figures(trained):
         assert f"{results[name]['n']:,} | **{100 * results[name]['accuracy']:.1f}**" in card
     assert results["face"]["n"] == 7 and results["voice"]["n"] == 12  # the test split stays untouched
     assert results["splits"] == {"face": "a tenth of train", "voice": "fold 1"}
-    assert str(EmoCLIPConfig.from_pretrained(trained).face_temperature) in card
+    config = EmoCLIPConfig.from_pretrained(trained)
+    for head in ("face", "voice"):
+        biases = [getattr(config, f"{head}_bias").get(label, "") for label in LABELS]
+        assert f"| {head} | {getattr(config, f'{head}_temperature')} | {' | '.join(map(str, biases))} |" in card
     training = json.loads((trained / "training.json").read_text())
     assert len(training) == 1 and training[0]["rows"] == {"faces": 56, "voices": 36}
 
@@ -256,29 +259,50 @@ def test_teachers_answers_are_taught_beside_the_labels(folder, trained):
 # --- Its parts
 
 
-def test_the_fitted_temperature_is_the_one_that_labels_were_drawn_with():
+def draw(logits: torch.Tensor, temperature: float, bias: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Labels (n,) of which `logits` (n, C), calibrated so, are the log-probabilities."""
+    return torch.multinomial((logits / temperature + bias).softmax(-1), 1, generator=generator).flatten()
+
+
+def test_the_fitted_calibration_is_the_one_that_labels_were_drawn_with():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 7, generator=generator)
+    bias = torch.tensor([0.5, -0.3, 0.2, 0.0, -0.6, 0.3, -0.1])  # of mean 0: only differences show
     for temperature in (0.5, 1.0, 3.0):
-        labels = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).flatten()
-        assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.05)
+        labels = draw(logits, temperature, bias, generator)
+        fitted_temperature, fitted_bias = fit_calibration(logits, labels)
+        assert fitted_temperature == pytest.approx(temperature, rel=0.05)
+        assert fitted_bias == pytest.approx(bias.tolist(), abs=0.1)
 
 
-def test_a_class_that_was_not_taught_does_not_disturb_the_temperature():
+def test_calibrated_posteriors_are_the_class_shares_on_average():
+    """What the fusion divides by."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 7, generator=generator)
+    labels = draw(logits, 1.5, torch.tensor([0.5, -0.3, 0.2, 0.0, -0.6, 0.3, -0.1]), generator)
+    temperature, bias = fit_calibration(logits, labels)
+    means = (logits / temperature + torch.tensor(bias)).softmax(-1).mean(0)
+    assert means.tolist() == pytest.approx((torch.bincount(labels) / len(labels)).tolist(), abs=1e-3)
+
+
+def test_a_class_that_was_not_taught_does_not_disturb_the_calibration():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(5_000, 7, generator=generator)
     logits[:, 6] = -torch.inf
-    labels = torch.multinomial((logits / 2).softmax(-1), 1, generator=generator).flatten()
-    assert fit_temperature(logits, labels) == pytest.approx(2.0, rel=0.1)
-    assert fit_temperature(logits, labels) == pytest.approx(fit_temperature(logits[:, :6], labels), abs=1e-3)
+    temperature, bias = fit_calibration(logits, draw(logits, 2.0, torch.zeros(7), generator))
+    assert temperature == pytest.approx(2.0, rel=0.1) and bias == pytest.approx([0] * 7, abs=0.15)
+    assert bias[6] == 0
 
 
-def test_the_temperature_never_worsens_the_likelihood():
+@pytest.mark.parametrize("count", [3, 100])
+def test_calibration_never_worsens_the_likelihood_and_stays_finite(count):
     generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(100, 7, generator=generator), torch.randint(0, 7, (100,), generator=generator)
-    temperature = fit_temperature(logits, labels)
-    assert 0.1 <= temperature <= 10  # pure noise would have it endless
-    assert F.cross_entropy(logits / temperature, labels) <= F.cross_entropy(logits, labels)
+    logits, labels = torch.randn(count, 7, generator=generator), torch.randint(0, 7, (count,), generator=generator)
+    for values in (logits, F.one_hot(labels, 7).float()):  # pure noise, and labels that nothing contradicts
+        temperature, bias = fit_calibration(values, labels)
+        assert 0.05 < temperature < 20 and max(map(abs, bias)) < 5  # more than a few labels can tell
+        calibrated = values / temperature + torch.tensor(bias)
+        assert F.cross_entropy(calibrated, labels) <= F.cross_entropy(values, labels)
 
 
 def test_weights_decay_and_scales_biases_and_positions_do_not():
@@ -301,9 +325,10 @@ def test_priors_are_the_shares_of_the_training_labels():
     EmoCLIPConfig(face_prior=shares)  # accepted: none is 0, and they sum to 1
 
 
-def test_training_goes_on_from_a_checkpoint_with_priors_and_temperatures_of_its_own(trained):
+def test_training_goes_on_from_a_checkpoint_with_priors_and_a_calibration_of_its_own(trained):
     model, processor = build(ModelArguments(init_from=str(trained)), [3] * 10, [5] * 10)
     assert model.config.face_temperature == model.config.voice_temperature == 1
+    assert set(model.config.face_bias.values()) == set(model.config.voice_bias.values()) == {0}
     assert max(model.config.face_prior, key=model.config.face_prior.get) == "happy"
     assert max(model.config.voice_prior, key=model.config.voice_prior.get) == "sad"
     stored = load_file(trained / "model.safetensors")
