@@ -5,9 +5,9 @@
 
 A plan is a JSON object: `arguments`, those of train_hf.py that all runs share; `recipes`, the name and the further
 arguments of each, the one that the others are compared with first; and `seeds`. What is an object in both, such as
-`config`, is merged. Every recipe is run with every seed, seed after seed, in the folder `RECIPE-seedN`. What was
-finished before is not run again; what was cut off by the limit, or by Ctrl-C, goes on from its last checkpoint. The
-tables that are printed are also in `table.md` there.
+`config`, is merged. Every recipe is run with every seed, seed after seed, in the folder `RECIPE-seedN`, or `RECIPE`
+where there is but one seed. What was finished before is not run again; what was cut off by the limit, or by Ctrl-C,
+goes on from its last checkpoint. The tables that are printed are also in `table.md` beside these folders.
 
 Several processes share a GPU at the same time under NVIDIA's MPS: `nvidia-cuda-mps-control -d` first.
 """
@@ -187,7 +187,8 @@ def main():
     runs = [(recipe, seed) for seed in plan["seeds"] for recipe in plan["recipes"]]
     load_faces(args.faces)  # now, once: the runs find in the cache what would otherwise be read by all at a time
     load_voices(args.voices, EmoCLIPFeatureExtractor())
-    folders = {(recipe, seed): parent / f"{recipe}-seed{seed}" for recipe, seed in runs}
+    several = len(plan["seeds"]) > 1
+    folders = {(recipe, seed): parent / (f"{recipe}-seed{seed}" if several else recipe) for recipe, seed in runs}
     waiting = []
     for (recipe, seed), folder in folders.items():
         arguments = merged(plan["arguments"], plan["recipes"][recipe])

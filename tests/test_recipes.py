@@ -1,0 +1,97 @@
+"""benchmarks/recipe_search.py: a plan is trained, cut off, taken up again, and told in tables."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_data import TINY, write_faces, write_voices
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from recipe_search import command_line, interval, merged  # noqa: E402
+
+PLAN = {
+    "arguments": {
+        "config": TINY,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 16,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "use_cpu": True,
+    },
+    "recipes": {
+        "without": {"config": {"loss_weights": {"image_audio": 0}}},
+        "with": {},
+        "broken": {"train_share": 2},
+    },
+    "seeds": [0, 1],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("recipes")
+    write_faces(folder / "faces", train=9, test=1)
+    write_voices(folder / "voices")
+    (folder / "plan.json").write_text(json.dumps(PLAN))
+    return folder
+
+
+def search(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "benchmarks" / "recipe_search.py"), "plan.json", "--faces", "faces"]
+    command += ["--voices", "voices", "--folder", "runs", "--jobs", "2", *arguments]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3_000:]
+    return done.stdout
+
+
+def test_a_plan_is_cut_off_taken_up_and_told(folder):
+    assert "cut off" in search(folder, "--minutes", "0.01")
+    told = search(folder)
+    assert told.count(" done") == 4 and told.count("FAILED") == 2  # whoever fails does not stop the others
+    assert "--train_share must be" in (folder / "runs" / "broken-seed0" / "train.log").read_text()
+    again = search(folder)
+    assert " done" not in again and "with-seed0 started" not in again
+    text = (folder / "runs" / "table.md").read_text()
+    assert text.strip() in again
+    results = json.loads((folder / "runs" / "with-seed1" / "results.json").read_text())
+    assert "| with | 1 | 1 | " in text and "| on a tenth of train x fold 1 | seeds | face | voice | pairs |" in text
+    means = next(line for line in text.splitlines() if line.startswith("| with, less without | 2 |"))
+    assert means.count("±") == 3
+    faces = [json.loads((folder / "runs" / f"with-seed{seed}" / "results.json").read_text()) for seed in (0, 1)]
+    mean = sum(each["face"]["accuracy"] for each in faces) / 2
+    assert f"| with | 2 | {100 * mean:.1f} ± " in text
+    assert "broken" not in text.split("| recipe | seed |")[1] and results["splits"]["voice"] == "fold 1"
+
+
+def test_the_recipes_own_arguments_are_merged_and_become_a_command_line():
+    both = merged({"config": {"a": {"x": 1, "y": 2}}, "fold": 0}, {"config": {"a": {"y": 3}}, "fold": 1})
+    assert both == {"config": {"a": {"x": 1, "y": 3}}, "fold": 1}
+    assert command_line({"config": {"a": 1}, "bf16": True, "faces": "my faces", "freeze": ["text", "image"]}) == [
+        "--config", '{"a": 1}', "--bf16", "true", "--faces", "my faces", "--freeze", "text", "image",
+    ]  # fmt: skip
+
+
+def test_the_interval_is_students():
+    assert interval([0.70, 0.72, 0.74]) == pytest.approx(4.303 * 0.02 / math.sqrt(3), rel=1e-3)  # t, 2 degrees
+    assert math.isnan(interval([0.7]))
+
+
+@pytest.mark.parametrize("plan", sorted((ROOT / "benchmarks" / "plans").glob("*.json")), ids=lambda path: path.stem)
+def test_the_plans_name_arguments_that_there_are(plan):
+    from transformers import HfArgumentParser
+
+    from train_hf import DataArguments, EmoCLIPTrainingArguments, ModelArguments, build
+
+    content = json.loads(plan.read_text())
+    for own in content["recipes"].values():
+        words = command_line(merged(content["arguments"], own))
+        parser = HfArgumentParser((ModelArguments, DataArguments, EmoCLIPTrainingArguments))
+        model_args, *_ = parser.parse_args_into_dataclasses(words)
+        build(model_args, [3], [5])
