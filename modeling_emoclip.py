@@ -746,18 +746,24 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
 
     def encode(
         self,
-        pixel_values: torch.Tensor | None,
-        input_features: torch.Tensor | None,
-        face_mask: torch.Tensor | None,
-        voice_mask: torch.Tensor | None,
+        pixel_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
         input_values: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """(B, D) features of faces and voices, each or None; zeros in rows that the masks (B,) bool say are absent."""
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """(B, D) features, not normalised, of the faces, voices and texts that are given, as `image`, `audio` and
+        `text`; zeros in rows that the masks (B,) bool say are absent."""
         audio = self._audio(input_features, input_values)
-        return (
-            self._encode_rows(lambda x: self.vision_model(x, "image"), pixel_values, face_mask),
-            self._encode_rows(self._audio_tower, audio, voice_mask),
-        )
+        features = {
+            "image": self._encode_rows(lambda x: self.vision_model(x, "image"), pixel_values, face_mask),
+            "audio": self._encode_rows(self._audio_tower, audio, voice_mask),
+        }
+        if input_ids is not None:
+            features["text"] = self.get_text_features(input_ids, attention_mask).pooler_output
+        return {name: values for name, values in features.items() if values is not None}
 
     def _encode_rows(self, tower, inputs: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
         if inputs is None or mask is None:
@@ -800,13 +806,10 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the loss out, as it is where only one modality is given.
         """
-        image, audio = self.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
-        text = None if input_ids is None else self.get_text_features(input_ids, attention_mask).pooler_output
-        embeds = {
-            name: normalize(features)
-            for name, features in (("image", image), ("audio", audio), ("text", text))
-            if features is not None
-        }
+        features = self.encode(
+            pixel_values, input_features, input_values, input_ids, attention_mask, face_mask, voice_mask
+        )
+        embeds = {name: normalize(values) for name, values in features.items()}
         if not embeds:
             raise ValueError("EmoCLIP needs at least one of pixel_values, input_features, input_values and input_ids.")
         logits, losses = {}, {}
@@ -1044,17 +1047,15 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         """
         if pixel_values is None and input_features is None and input_values is None:
             raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features or input_values), or both.")
-        image, audio = self.emoclip.encode(pixel_values, input_features, face_mask, voice_mask, input_values)
-        text = None
-        if input_ids is not None:
-            text = self.emoclip.get_text_features(input_ids, attention_mask).pooler_output
-        face_logits = None if image is None else self.calibrate("face", self.face_head(image))
-        voice_logits = None if audio is None else self.calibrate("voice", self.voice_head(audio))
-        embeds = {
-            name: normalize(features)
-            for name, features in (("image", image), ("audio", audio), ("text", text))
-            if features is not None
-        }
+        features = self.emoclip.encode(
+            pixel_values, input_features, input_values, input_ids, attention_mask, face_mask, voice_mask
+        )
+        embeds = {name: normalize(values) for name, values in features.items()}
+        face_logits = voice_logits = None
+        if "image" in features:
+            face_logits = self.calibrate("face", self.face_head(features["image"]))
+        if "audio" in features:
+            voice_logits = self.calibrate("voice", self.voice_head(features["audio"]))
         losses = {}
         if return_loss and (face_labels is not None or voice_labels is not None):
             weights = self.config.loss_weights
