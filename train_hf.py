@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,6 +60,7 @@ from data_emoclip import (
     load_faces,
     load_voices,
     mix,
+    relabel_by_votes,
     split_voices,
     split_words,
     tokenize_prompts,
@@ -102,6 +104,9 @@ class ModelArguments:
 class DataArguments:
     faces: str = field(default=FACES_HUB_ID, metadata={"help": "FER-2013: a folder or a Hub id"})
     voices: str = field(default=VOICES_HUB_ID, metadata={"help": "CREMA-D: a folder or a Hub id"})
+    face_labels: Literal["fer2013", "ferplus"] = field(
+        default="fer2013", metadata={"help": "FER-2013's own labels, or what most FER+ taggers chose"}
+    )
     fold: int = field(default=0, metadata={"help": "CREMA-D fold to test on; the next chooses, the others train"})
     voices_per_epoch: int | None = field(
         default=None, metadata={"help": "rows that carry a voice; by default each voice once"}
@@ -583,6 +588,8 @@ def make_trainer(
     """
     with args.main_process_first(desc="reading the data"):
         faces = load_faces(data_args.faces, seed=args.seed)
+        if data_args.face_labels == "ferplus":
+            faces = relabel_by_votes(faces)
         voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
     train_faces, train_voices = (
         limit(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)

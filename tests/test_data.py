@@ -23,6 +23,7 @@ from data_emoclip import (
     SUSPECT_VOICES,
     TEMPLATES,
     WORDS,
+    Corpus,
     FaceVoiceDataset,
     actor_fold,
     augment_faces,
@@ -33,6 +34,7 @@ from data_emoclip import (
     load_voices,
     mix,
     rectangles,
+    relabel_by_votes,
     split_voices,
     split_words,
     stratified_split,
@@ -593,6 +595,24 @@ def test_ferplus_votes_are_shares_of_all_who_were_asked_in_the_projects_order():
     assert not shares[2].any()  # perhaps another image's votes
 
 
+def test_ferplus_labels_are_what_most_chose_and_those_to_be_tested_on_what_more_than_half_did():
+    counts = {  # of neutral, happiness, surprise, sadness, anger, disgust, fear, contempt, unknown, not a face
+        "happy": [1, 8, 1, 0, 0, 0, 0, 0, 0, 0],
+        "sad": [4, 0, 0, 5, 0, 0, 0, 0, 1, 0],  # half is not more than half
+        None: [0, 0, 0, 0, 0, 0, 0, 3, 3, 4],
+    }
+    split = voted("ferplus_votes", list(counts.values()), row_exact=[True] * 3, label=[0, 0, 0])
+    corpus = relabel_by_votes(Corpus(split, split, split, "PublicTest", "PrivateTest"))
+    assert [LABELS[i] for i in corpus.train["label"]] == ["happy", "sad"]
+    assert [LABELS[i] for i in corpus.validation["label"]] == [LABELS[i] for i in corpus.test["label"]] == ["happy"]
+    assert corpus.test_name == "PrivateTest, FER+'s majority"
+
+
+def test_ferplus_labels_need_votes(tmp_path, cache):
+    with pytest.raises(ValueError, match="ferplus_votes"):
+        relabel_by_votes(load_faces(str(write_faces(tmp_path))))
+
+
 def test_what_was_voted_on_becomes_a_distribution_and_the_rest_keeps_its_label():
     voices = voted("voice_votes", [[1, 0, 0, 3, 0, 0], [0, 0, 0, 0, 0, 0]])
     targets = vote_targets(voices, torch.tensor([0, 5]))
@@ -773,6 +793,8 @@ def test_the_real_faces_are_complete():
     assert corpus.test_name == "PrivateTest"
     happy = corpus.train["label"].count(LABELS.index("happy"))
     assert happy == max(Counter(corpus.train["label"]).values()) == 7_215
+    by_votes = relabel_by_votes(corpus)
+    assert (len(by_votes.validation), len(by_votes.test)) == (2_854, 2_720)
 
 
 @needs_data
