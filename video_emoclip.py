@@ -3,7 +3,6 @@
     result = pipe(video="clip.mp4")                       # `pipe` as in pipeline_emoclip.py
     print(result.fused.label, result.moments)
     open("clip.csv", "w", newline="").write(result.to_csv())
-    finish(annotate_video("clip.mp4", result, "annotated.mp4", colours={"happy": "#E69F00", ...}))
 
 frames, 5 a second -> faces found, tracked, smoothed in time ---\\
 sound -> 16 kHz, in blocks -> speech found -> windows of 3 s ----+-> one timeline: face, voice, fused, agreement
@@ -15,18 +14,16 @@ Units as in `results_emoclip.py`; pixels are those of the upright video, after i
 
 import bisect
 import csv
-import functools
 import io
 import math
 import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 try:
     from .media_emoclip import (
@@ -77,8 +74,6 @@ MIN_FACE_SAMPLES = 3  # fewer are a detector's mistake, or somebody passing
 VOICE_BLOCK_SECONDS = 30.0
 CONFLICT_GAP_SECONDS = 0.6  # conflicts that lie no farther apart are one
 MIN_CONFLICT_SECONDS = 1.0
-SHOWN_SIDE = 720  # pixels of the longer side of the annotated video
-SHOWN_RATE = 15  # its frames a second, at most
 
 VideoSource = str | os.PathLike | bytes
 
@@ -209,7 +204,7 @@ class VideoResult(FusedResult):
 
 
 def finish(steps: Generator[float, None, Any], progress: Callable[[float], None] | None = None) -> Any:
-    """Run `analyze_video` or `annotate_video` to its end, and return what it returns.
+    """Run `analyze_video`, or another such generator, to its end, and return what it returns.
 
     `progress` is called with the fraction done; what it raises stops the work and closes the files.
     """
@@ -356,7 +351,7 @@ def _unreadable() -> InputError:
     return InputError("The file is not a video that can be read: choose an MP4, MOV, WebM, MKV or AVI.")
 
 
-class _Resampler:
+class Resampler:
     """Sound of any layout and rate, which may change on the way, to one."""
 
     def __init__(self, **options):
@@ -472,7 +467,7 @@ class _Voice:
 
     def __init__(self, pipe: Any):
         self._pipe = pipe
-        self._resample = _Resampler(format="flt", layout="mono", rate=self.rate) if av is not None else None
+        self._resample = Resampler(format="flt", layout="mono", rate=self.rate) if av is not None else None
         self._window = pipe.processor.feature_extractor.chunk_length_s
         self._blocks: list[np.ndarray] = []  # what is held of the sound
         self._start = self._end = 0  # its first sample's number, and the number after its last
@@ -676,123 +671,3 @@ def _messages(video: VideoReader, voice: _Voice, people: list[Person]) -> list[s
     elif not voice.log_probs:
         messages.append(f"No speech was found in the video’s sound: at least {MIN_SPEECH_SECONDS} s of it is needed.")
     return messages
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The annotated video
-
-
-def annotate_video(
-    source: VideoSource, result: VideoResult, path: str | os.PathLike, colours: dict[str, str]
-) -> Generator[float, None, None]:
-    """Write the video anew with a box around each face and what is seen and heard beside it: H.264 and AAC in MP4,
-    which every browser plays, at most 720 pixels and 15 frames a second. The generator gives the fraction done; to
-    stop in the middle, close it.
-
-    Args:
-        source: what `result` is of.
-        path: the file to write.
-        colours: "#RRGGBB" of every label.
-    Raises:
-        ValueError: the result is of sound alone.
-    """
-    if result.width is None:
-        raise ValueError("There is no picture to annotate.")
-    rate = 48_000
-    with VideoReader(source) as video, av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
-        picture = out.add_stream("h264", rate=SHOWN_RATE, options={"preset": "superfast", "crf": "25"})
-        picture.width, picture.height = fit(result.width, result.height, SHOWN_SIDE)
-        picture.pix_fmt = "yuv420p"
-        picture.codec_context.time_base = Fraction(1, 1000)
-        layout = "mono" if video.sound_channels == 1 else "stereo"
-        sound = out.add_stream("aac", rate=rate, layout=layout) if video.sound_channels else None
-        resample = _Resampler(format="fltp", layout=layout, rate=rate)
-        next_shown, shown, heard = 0.0, -1, 0  # seconds, milliseconds, samples
-        for time, frame in video:
-            if isinstance(frame, av.AudioFrame):
-                heard = max(heard, round(time * rate)) if time * rate - heard > rate / 10 else heard
-                for block in resample(frame):
-                    block.pts, block.time_base = heard, Fraction(1, rate)
-                    heard += block.samples
-                    out.mux(sound.encode(block))
-            elif time >= next_shown:
-                pixels = video.pixels(frame, SHOWN_SIDE)
-                if pixels.shape[:2] != (picture.height, picture.width):
-                    continue  # the size of the picture changed on the way
-                _draw(pixels, result, time, colours)
-                shown = max(shown + 1, round(time * 1000))
-                drawn = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                drawn.pts, drawn.time_base = shown, Fraction(1, 1000)
-                out.mux(picture.encode(drawn))
-                next_shown = max(next_shown + 1 / SHOWN_RATE, time)
-            yield video.fraction
-        for stream in (picture, sound):
-            if stream is not None:
-                out.mux(stream.encode())
-
-
-def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[str, str]) -> None:
-    """Draw boxes and tags into a picture (H, W, 3) uint8."""
-    height, width = pixels.shape[:2]
-    scale = width / result.width
-    size = max(11, round(max(width, height) / 42))  # of the letters, in pixels
-    for person in reversed(result.people):  # the main person on top
-        face = person.at(time)
-        if face is None:
-            continue
-        left, top, right, bottom = (
-            round(value * scale)
-            for value in (face.box[0], face.box[1], face.box[0] + face.box[2], face.box[1] + face.box[3])
-        )
-        thickness = 4 if person.id == 1 else 2
-        for inset, edge, colour in ((0, thickness + 2, (0, 0, 0)), (1, thickness, _rgb(colours[face.label]))):
-            a, b, c, d = left + inset, top + inset, right - inset, bottom - inset
-            for rows, columns in (
-                (slice(b, b + edge), slice(a, c)),
-                (slice(max(0, d - edge), d), slice(a, c)),
-                (slice(b, d), slice(a, a + edge)),
-                (slice(b, d), slice(max(0, c - edge), c)),
-            ):
-                pixels[rows, columns] = colour
-        tag = _tag(f"{face.label} {face.scores[face.label]:.0%}", colours[face.label], size)
-        above = top - tag.shape[0] - 2
-        _paste(pixels, tag, left, above if above >= 0 else min(bottom + 2, height - tag.shape[0] - 2))
-    if not result.timeline:
-        return
-    point = result.timeline[min(round(time * SAMPLES_PER_SECOND), len(result.timeline) - 1)]
-    y = height - size // 2
-    sources = (("together", point.fused if point.agreement is not None else None), ("voice", point.voice))
-    for name, emotion in sources:
-        if emotion is not None:
-            text = f"{name}: {emotion.label} {emotion.scores[emotion.label]:.0%}"
-            tag = _tag(text, colours[emotion.label], size)
-            y -= tag.shape[0] + 3
-            _paste(pixels, tag, size // 2, y)
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return tuple(bytes.fromhex(colour.removeprefix("#")))
-
-
-@functools.lru_cache(maxsize=512)
-def _tag(text: str, colour: str, size: int) -> np.ndarray:
-    """(h, w, 4) uint8: dark words on a rounded ground of the colour. Drawn at twice its size, for smooth edges."""
-    font = ImageFont.load_default(2 * size)
-    left, top, right, bottom = font.getbbox(text)
-    above, below = font.getmetrics()
-    width, height = round(right - left + 1.5 * size), round(above + below + 0.4 * size)
-    tag = Image.new("RGBA", (width, height), (*_rgb(colour), 0))
-    draw = ImageDraw.Draw(tag)
-    draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=0.7 * size, fill=(*_rgb(colour), 255))
-    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=(13, 13, 18, 255))
-    return np.asarray(tag.resize((width // 2, height // 2), Image.Resampling.LANCZOS))
-
-
-def _paste(pixels: np.ndarray, tag: np.ndarray, x: int, y: int) -> None:
-    """Lay a tag on a picture, moved so far that it lies inside, and cut where it is larger."""
-    height, width = pixels.shape[:2]
-    x, y = max(0, min(x, width - tag.shape[1])), max(0, min(y, height - tag.shape[0]))
-    tag = tag[: height - y, : width - x]
-    under = pixels[y : y + tag.shape[0], x : x + tag.shape[1]]
-    alpha = tag[..., 3:] / 255.0
-    under[:] = (tag[..., :3] * alpha + under * (1 - alpha)).astype(np.uint8)

@@ -30,10 +30,11 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from annotate_emoclip import annotate_video  # noqa: E402
 from modeling_emoclip import EmoCLIPForEmotionClassification  # noqa: E402
 from pipeline_emoclip import EmotionRecognitionPipeline  # noqa: E402
 from processing_emoclip import EmoCLIPProcessor  # noqa: E402
-from video_emoclip import VideoReader, analyze_video, annotate_video  # noqa: E402
+from video_emoclip import VideoReader, analyze_video  # noqa: E402
 
 WIDTH, HEIGHT, FRAME_RATE, SOUND_RATE = 1280, 720, 30, 16_000
 COLOURS = dict.fromkeys(("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"), "#56B4E9")

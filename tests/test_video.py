@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from test_pipeline import ADMIRAL, ASTRONAUT, LABELS, READING
 
+from annotate_emoclip import annotate_video
 from media_emoclip import InputError
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline
@@ -31,7 +32,6 @@ from video_emoclip import (
     VideoResult,
     _stretches,
     analyze_video,
-    annotate_video,
     finish,
     iou,
 )
