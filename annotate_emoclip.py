@@ -94,7 +94,7 @@ def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[st
                 (slice(b, d), slice(max(0, c - edge), c)),
             ):
                 pixels[rows, columns] = colour
-        tag = _tag(f"{face.label} {face.scores[face.label]:.0%}", colours[face.label], size)
+        tag = _tag(f"{face.label} {_percent(face.scores[face.label])}", colours[face.label], size)
         above = top - tag.shape[0] - 2
         _paste(pixels, tag, left, above if above >= 0 else min(bottom + 2, height - tag.shape[0] - 2))
     if not result.timeline:
@@ -104,19 +104,29 @@ def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[st
     sources = (("together", point.fused if point.agreement is not None else None), ("voice", point.voice))
     for name, emotion in sources:
         if emotion is not None:
-            text = f"{name}: {emotion.label} {emotion.scores[emotion.label]:.0%}"
+            text = f"{name}: {emotion.label} {_percent(emotion.scores[emotion.label])}"
             tag = _tag(text, colours[emotion.label], size)
             y -= tag.shape[0] + 3
             _paste(pixels, tag, size // 2, y)
+
+
+def _percent(score: float) -> str:
+    return f"{100 * score:.0f} %"
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return tuple(bytes.fromhex(colour.removeprefix("#")))
 
 
+def _ink(colour: str) -> tuple[int, int, int]:
+    """Dark letters, or light ones on a ground that is too dark for them (relative luminance by ITU-R BT.709)."""
+    red, green, blue = ((value / 255) ** 2.2 for value in _rgb(colour))
+    return (13, 13, 18) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else (255, 255, 255)
+
+
 @functools.lru_cache(maxsize=512)
 def _tag(text: str, colour: str, size: int) -> np.ndarray:
-    """(h, w, 4) uint8: dark words on a rounded ground of the colour. Drawn at twice its size, for smooth edges."""
+    """(h, w, 4) uint8: words on a rounded ground of the colour. Drawn at twice its size, for smooth edges."""
     font = ImageFont.load_default(2 * size)
     left, top, right, bottom = font.getbbox(text)
     above, below = font.getmetrics()
@@ -124,7 +134,7 @@ def _tag(text: str, colour: str, size: int) -> np.ndarray:
     tag = Image.new("RGBA", (width, height), (*_rgb(colour), 0))
     draw = ImageDraw.Draw(tag)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=0.7 * size, fill=(*_rgb(colour), 255))
-    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=(13, 13, 18, 255))
+    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=_ink(colour))
     return np.asarray(tag.resize((width // 2, height // 2), Image.Resampling.LANCZOS))
 
 

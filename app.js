@@ -6,11 +6,13 @@ const find = (selector) => live.querySelector(selector);
 const picture = find(".picture"), video = find("video"), box = find(".box"), toggle = find(".toggle");
 const canvas = find("canvas"), pen = canvas.getContext("2d");
 const labels = [...live.querySelectorAll("template")].map((template) => template.dataset.glyph);
+const inks = Object.fromEntries([...live.querySelectorAll("template")].map(({ dataset }) => [dataset.glyph, dataset.ink]));
 const colours = {};
 for (const row of find(".bars").querySelectorAll("li"))
   colours[row.dataset.label] = row.style.getPropertyValue("--colour");
 
 const FRAME_SIDE = 480, FRAME_MILLISECONDS = 80, SOUND_SECONDS = 0.25, TIMELINE_SECONDS = 60;
+const HEADLINE_SECONDS = 1; // for which another verdict must hold before it is shown
 const INVITATION = find(".status").textContent;
 const WORDS = {
   speech: "hears you", listening: "listening …", silent: "silence", off: "microphone off", wait: "microphone on",
@@ -215,7 +217,7 @@ function draw(mine, answer) {
   fillCard("Face", face, "smoothed");
   fillCard("Voice", voice, "last 3 s");
   fillCard("Together", fused, face && voice ? "fused" : "alone");
-  fillVerdict(answer);
+  fillVerdict(settled(mine, answer, now));
   fillMessages([...mine.notes, ...answer.result.messages]);
   find(".heard").textContent = WORDS[answer.hearing ?? (mine.context ? "wait" : "off")];
   live.dataset.hearing = answer.hearing ?? "";
@@ -233,11 +235,13 @@ function drawBox(face, size) {
   if (!face) return;
   const [x, y, width, height] = face.box, [fullWidth, fullHeight] = size;
   box.style.setProperty("--colour", colours[face.label]);
+  box.style.setProperty("--ink", inks[face.label]);
   box.style.left = `${(100 * (fullWidth - x - width)) / fullWidth}%`; // the picture is shown as a mirror shows it
   box.style.top = `${(100 * y) / fullHeight}%`;
   box.style.width = `${(100 * width) / fullWidth}%`;
   box.style.height = `${(100 * height) / fullHeight}%`;
   box.classList.toggle("below", y < 0.12 * fullHeight);
+  box.classList.toggle("right", x + width / 2 < fullWidth / 2); // its tag, which may be wider than it
   box.firstElementChild.textContent = `${face.label} ${percent(face.scores[face.label])}`;
 }
 
@@ -248,9 +252,20 @@ function fillCard(name, emotion, note) {
   for (const row of card.querySelectorAll("li")) {
     const score = emotion ? emotion.scores[row.dataset.label] : 0;
     row.classList.toggle("top", emotion?.label === row.dataset.label);
-    row.querySelector(".score").textContent = !emotion ? "" : score === null ? "n/a" : percent(score);
+    const shown = row.querySelector(".score");
+    if (emotion && score === null)
+      shown.innerHTML = '<abbr title="The voice was not taught this emotion">n/a</abbr>';
+    else shown.textContent = emotion ? percent(score) : "";
     row.querySelector(".track i").style.width = `${100 * (score ?? 0)}%`;
   }
+}
+
+// The answer with the words that are shown already, until others have held for long enough to be more than a flicker.
+function settled(mine, answer, now) {
+  if (answer.headline !== mine.coming?.headline) mine.coming = { headline: answer.headline, since: now };
+  const same = answer.headline === mine.shown?.headline;
+  if (!mine.shown || same || now - mine.coming.since >= HEADLINE_SECONDS) mine.shown = answer;
+  return mine.shown;
 }
 
 function fillVerdict({ headline, line, conflict, result }) {

@@ -23,18 +23,17 @@ import gradio as gr
 from transformers.utils import cached_file
 
 import hub_emoclip
+from app_about import ABOUT, charts, figures
 from app_live import PATH, Live, live_tab
 from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, one_click, uploaded
 from app_video import video_tab
 from app_views import (
-    ABOUT,
     EMPTY,
     HEADER,
     NO_WORDS,
-    charts,
-    figures,
     held_out_note,
     photo_answer,
+    scroll_to,
     why_view,
     words_answer,
 )
@@ -70,6 +69,9 @@ def recognise(image: str | None, audio: str | None) -> EmotionResult:
         return pipe(image=image, audio=audio)
     except InputError as error:
         return EmotionResult(messages=error.sentences)
+
+
+Answered = tuple[str | None, str | None]  # the photo and the recording of an answer
 
 
 class EmotionJSON(TypedDict):
@@ -131,8 +133,8 @@ def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) 
     surprise. It recognises acted expressions; it does not know what a person feels.
 
     Args:
-        image: a photo with one or more faces (JPEG, PNG, WebP, HEIC), or null.
-        audio: a recording of speech of up to 10 minutes (WAV, FLAC, OGG, MP3, WebM, MP4), or null.
+        image: a photo with faces (JPEG, PNG, WebP, HEIC): an uploaded file, a base64 data: URL, or null.
+        audio: up to 10 minutes of speech (WAV, FLAC, OGG, MP3, WebM, MP4): an uploaded file, a data: URL, or null.
 
     Returns:
         A dict with "face", "voice" and "fused" (both together), each null or {"label", "scores"}, where "scores" maps
@@ -148,13 +150,15 @@ def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) 
         return EmotionResult(messages=error.sentences).to_dict()
 
 
-def compare_words(words: list[str], image: gr.FileData | None = None, audio: gr.FileData | None = None) -> WordsJSON:
+def compare_words(
+    words: list[str] | str, image: gr.FileData | None = None, audio: gr.FileData | None = None
+) -> WordsJSON:
     """Say how close words such as "relieved" or "furious" are to a person's face and voice.
 
     Args:
-        words: 1 to 12 words or short phrases, in English.
-        image: a photo with a face, or null. The largest face counts.
-        audio: a recording of speech, or null.
+        words: 1 to 12 words or short phrases, in English: a list, or one string with commas between them.
+        image: a photo with a face, of which the largest counts: an uploaded file, a base64 data: URL, or null.
+        audio: a recording of speech: an uploaded file, a base64 data: URL, or null.
 
     Returns:
         A dict with "words", in the order given, each {"word", "trained", "face", "voice"}: "face" and "voice" are
@@ -163,6 +167,7 @@ def compare_words(words: list[str], image: gr.FileData | None = None, audio: gr.
         with all its words, for scale. "messages" are sentences about what could not be used, and why.
     """
     try:
+        words = words.split(",") if isinstance(words, str) else words
         return closeness(words, uploaded(image), uploaded(audio)).to_dict()
     except InputError as error:
         return WordsResult(messages=error.sentences).to_dict()
@@ -202,14 +207,16 @@ def closeness(words: list[str], image: str | None, audio: str | None) -> WordsRe
         return WordsResult(messages=error.sentences)
 
 
-def answer(image: str | None, audio: str | None) -> str:
-    """What the page shows for a photo and a recording, as HTML."""
-    return photo_answer(image, audio, recognise(image, audio))
+def answer(image: str | None, audio: str | None) -> tuple[str, dict, str, Answered]:
+    """What the page shows for a photo and a recording, as HTML; whether it may be asked why; no reasons yet; and of
+    what the answer is."""
+    result = recognise(image, audio)
+    return photo_answer(image, audio, result), gr.update(visible=result.fused is not None), "", (image, audio)
 
 
-def why(image: str | None, audio: str | None) -> str:
+def why(answered: Answered) -> str:
     """What spoke for the answer, as HTML: apart from the answer, which should not wait for it."""
-    return why_view(pipe, image, audio, recognise(image, audio))
+    return why_view(pipe, *answered, recognise(*answered))
 
 
 def answer_words(text: str, image: str | None, audio: str | None) -> str:
@@ -225,10 +232,9 @@ def load_results(model: str) -> dict:
         return {}
 
 
-# On a phone the answer lies below the photo and the recording.
-SHOW_ANSWER = "() => innerWidth < 768 && document.getElementById('{}').scrollIntoView({{behavior: 'smooth'}})"
 ANNOUNCE_ANSWERS = """() => new MutationObserver(() => {
-    for (const id of ["answer", "words-answer"]) document.getElementById(id)?.setAttribute("aria-live", "polite");
+    for (const id of ["answer", "why", "words-answer", "video-answer"])
+        document.getElementById(id)?.setAttribute("aria-live", "polite");
 }).observe(document.body, {childList: true, subtree: true})"""
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
@@ -276,46 +282,51 @@ def photo_tab() -> None:
     """A photo, a recording, or both, and what they say."""
     output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
     with gr.Row():
-        with gr.Column(scale=4, min_width=320):
+        with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
             photo, recording = sources()
             button = gr.Button("Analyze", variant="primary", size="lg")
-            one_click(
+            example = one_click(
                 {
                     "Astronaut and reader": [PHOTOS["astronaut"], RECORDINGS["reading"]],
                     "Admiral and reader": [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
                     "Admiral alone": [PHOTOS["grace-hopper"], None],
                     "Reader alone": [None, RECORDINGS["reading"]],
                 },
-                answer,
                 [photo, recording],
-                output,
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
-            ask = gr.Button("Why?", visible=False)
+            ask = gr.Button("Why this answer?", visible=False, elem_id="ask-why")
             reasons = gr.HTML("", elem_id="why", padding=False)
-    button.click(answer, [photo, recording], output, api_visibility="private", concurrency_id="model")
-    output.change(lambda: (gr.update(visible=True), ""), None, [ask, reasons], api_visibility="private", queue=False)
-    asked = ask.click(why, [photo, recording], reasons, api_visibility="private", concurrency_id="model")
-    asked.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
-    output.change(None, js=SHOW_ANSWER.format("answer"))
+    answered = gr.State((None, None))
+    for asked in (button.click, example.then):
+        asked(
+            answer,
+            [photo, recording],
+            [output, ask, reasons, answered],
+            api_visibility="private",
+            concurrency_id="model",
+            show_progress_on=output,
+        )
+    told = ask.click(why, answered, reasons, api_visibility="private", concurrency_id="model")
+    told.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
+    output.change(None, js=scroll_to("answer"))
 
 
 def words_tab() -> None:
     """Any words, and how close a face and a voice are to them."""
     output = gr.HTML(NO_WORDS, elem_id="words-answer", padding=False, render=False)
     with gr.Row():
-        with gr.Column(scale=4, min_width=320):
+        with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
             text = gr.Textbox(
                 label="Words, with commas between them",
                 placeholder="relieved, furious, thunderstruck",
-                lines=2,
                 max_length=MAX_WORDS * (MAX_WORD_LENGTH + 2),
                 elem_id="words",
             )
             photo, recording = sources("words-")
             button = gr.Button("Compare", variant="primary", size="lg")
-            one_click(
+            example = one_click(
                 {
                     "Astronaut and reader: relieved?": [
                         "relieved, furious, thunderstruck, proud",
@@ -324,26 +335,20 @@ def words_tab() -> None:
                     ],
                     "Admiral: proud?": ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
                 },
-                answer_words,
                 [text, photo, recording],
-                output,
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
-    gr.on(
-        [button.click, text.submit],
-        answer_words,
-        [text, photo, recording],
-        output,
-        api_visibility="private",
-        concurrency_id="model",
-    )
-    output.change(None, js=SHOW_ANSWER.format("words-answer"))
+    for asked in (button.click, text.submit, example.then):
+        asked(answer_words, [text, photo, recording], output, api_visibility="private", concurrency_id="model")
+    output.change(None, js=scroll_to("words-answer"))
 
 
 def about_tab() -> None:
     """The figures, what they are worth, and what becomes of a visitor's files."""
-    gr.HTML(ABOUT + charts(RESULTS, pipe.model.config.num_labels), padding=False, elem_id="about")
+    config = pipe.model.config
+    num_taught = {"face": len(config.face_prior), "voice": len(config.voice_prior)}
+    gr.HTML(ABOUT + charts(RESULTS, num_taught), padding=False, elem_id="about")
 
 
 pipe = load_pipeline(MODEL)

@@ -2,11 +2,11 @@
 
 import base64
 import binascii
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
+from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
 from media_emoclip import InputError
@@ -44,20 +44,17 @@ def uploaded(file: dict | str | None) -> str | bytes | None:
     return str(resolved)
 
 
-def one_click(
-    examples: dict[str, list], fn: Callable, inputs: list[gr.Component], outputs: gr.Component | list[gr.Component]
-) -> None:
-    """Examples, named, each of which is put in and answered by one click."""
-    gr.Examples(
+def one_click(examples: dict[str, list], inputs: list[gr.Component]) -> Dependency:
+    """Examples, named, each of which is put in by one click. What `then` answers it is the caller's: Gradio would run
+    it beside the queue in which the visitors' own wait."""
+    shown = gr.Examples(
         examples=list(examples.values()),
         example_labels=list(examples),
         inputs=inputs,
-        outputs=outputs,
-        fn=fn,
-        run_on_click=True,
         cache_examples=False,
         label="Examples, answered in one click",
         api_visibility="private",
     )
     for component in inputs:  # Gradio counts its copies of recordings among the visitors' files, which are deleted
         component.keep_in_cache |= component.temp_files
+    return shown.load_input_event

@@ -15,7 +15,7 @@ import numpy as np
 
 from annotate_emoclip import annotate_video
 from app_uploads import MAX_UPLOAD, one_click, uploaded
-from app_views import COLOURS, adjective, bars, clock, glyph, messages, percent, verdict
+from app_views import COLOURS, adjective, bars, clock, glyph, messages, percent, scroll_to, verdict
 from media_emoclip import InputError
 from pipeline_emoclip import EmotionRecognitionPipeline
 from results_emoclip import Emotion
@@ -85,11 +85,11 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
     def analyze_video(video: gr.FileData) -> VideoJSON:
         """Recognise the emotions that people in a video express with face and voice, second by second, of angry,
         disgust, fear, happy, neutral, sad and surprise. It recognises acted expressions; it does not know what a
-        person feels.
+        person feels. A video may last up to 10 minutes; where picture or sound is missing, the other is answered
+        alone.
 
         Args:
-            video: up to 10 minutes of MP4, MOV, WebM, MKV or AVI. Where picture or sound is missing, the other is
-                answered alone.
+            video: MP4, MOV, WebM, MKV or AVI: an uploaded file, or a base64 data: URL.
 
         Returns:
             A dict with "face", "voice" and "fused" (both together) of the whole video, each null or {"label",
@@ -119,12 +119,11 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
     )
     below = gr.HTML("", js_on_load=SEEK, elem_id="video-details", padding=False, render=False)
     with gr.Row():
-        with gr.Column(scale=4, min_width=320):
+        with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
             video = gr.Video(
                 label="Video of people who speak",
                 sources=["upload", "webcam"],
                 include_audio=True,
-                height=270,
                 buttons=[],
                 elem_id="video",
             )
@@ -132,25 +131,39 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
                 start = gr.Button("Analyze video", variant="primary", size="lg")
                 cancel = gr.Button("Cancel", size="lg", interactive=False)
             gr.HTML(f'<p class="limits">{LIMITS}</p>', padding=False)
-            one_click({"Astronaut under a reading": [EXAMPLE]}, watch, [video], [above, player, below])
+            example = one_click({"Astronaut under a reading": [EXAMPLE]}, [video])
         with gr.Column(scale=6, min_width=320):
             above.render()
             player.render()
             below.render()
     outputs = [above, player, below]
-    start.click(lambda: gr.update(interactive=True), None, cancel, api_visibility="private", queue=False)
-    run = start.click(watch, video, outputs, concurrency_id="video", show_progress="hidden", api_visibility="private")
-    run.then(lambda: gr.update(interactive=False), None, cancel, api_visibility="private", queue=False)
+    hidden = gr.update(value=None, visible=False)
+    runs = []
+    for begin in (start.click, example.then):
+        begun = begin(
+            lambda: (WAITING, hidden, "", gr.update(interactive=True)),
+            None,
+            [*outputs, cancel],
+            api_visibility="private",
+            queue=False,
+        )
+        begun.then(None, js=scroll_to("video-answer"))
+        run = begun.then(
+            watch, video, outputs, concurrency_id="video", show_progress="hidden", api_visibility="private"
+        )
+        run.then(lambda: gr.update(interactive=False), None, cancel, api_visibility="private", queue=False)
+        runs.append(run)
     # What it shows comes after: an answer under way when it was cancelled would be written over it.
-    cancel.click(None, None, None, cancels=run, api_visibility="private").then(
-        lambda: (CANCELLED, gr.update(value=None, visible=False), "", gr.update(interactive=False)),
+    cancel.click(None, None, None, cancels=runs, api_visibility="private").then(
+        lambda: (CANCELLED, hidden, "", gr.update(interactive=False)),
         None,
         [*outputs, cancel],
         api_visibility="private",
         queue=False,
     )
     player.change(None, js=KEEP_PLAYING)
-    gr.api(analyze_video, api_name="analyze_video", concurrency_id="video", concurrency_limit=1)
+    # Programs have a queue of their own: one of them may send many videos, a visitor of the page sends one at a time.
+    gr.api(analyze_video, api_name="analyze_video", concurrency_id="video-api", concurrency_limit=1)
 
 
 def _watch(pipe: EmotionRecognitionPipeline, path: str | None) -> Iterator[tuple[str, Any, str]]:
@@ -224,7 +237,7 @@ def _duration(seconds: float) -> str:
 def _bar(doing: str, fraction: float, left: str) -> str:
     return (
         '<div class="answer"><div class="verdict empty progress"><div class="words">'
-        f'<p class="headline">{doing}</p><div class="track" role="progressbar" aria-label="{doing}" '
+        f'<h2 class="headline">{doing}</h2><div class="track" role="progressbar" aria-label="{doing}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{100 * fraction:.0f}">'
         f'<i style="width:{100 * fraction:.1f}%"></i></div>'
         f'<p class="line">{percent(fraction)}<span>{left}</span></p></div></div></div>'
@@ -359,8 +372,13 @@ def _download(name: str, suffix: str, kind: str, text: str) -> str:
 
 EMPTY = """
 <div class="answer"><div class="verdict empty"><div class="words">
-  <p class="headline">The timeline appears here</p>
+  <h2 class="headline">The timeline appears here</h2>
   <p class="line">Upload or record a video and press Analyze video.</p>
+</div></div></div>"""
+WAITING = """
+<div class="answer"><div class="verdict empty"><div class="words">
+  <h2 class="headline">Waiting for its turn …</h2>
+  <p class="line">One video is watched at a time: this one is next, or waits for those before it.</p>
 </div></div></div>"""
 CANCELLED = _sentences(["Cancelled. The video was not watched to its end."])
 

@@ -1,5 +1,5 @@
 """A result as HTML: the colours and faces of the emotions, bars, verdict, the photo with its faces boxed, the
-spectrogram with its speech marked, words, and figures as charts. Pictures are embedded: no file of them is written."""
+spectrogram with its speech marked, and words. Pictures are embedded: no file of them is written."""
 
 import base64
 import html
@@ -33,6 +33,8 @@ COLOURS = {
     "sad": "#0072B2",
     "surprise": "#56B4E9",
 }
+#: Of letters on these colours: dark, and light where dark ones cannot be read.
+DARK, INK = "#0d0d12", {"sad": "#ffffff"}
 DETECTORS = {"yunet": "YuNet", "haar": "OpenCV’s Haar cascade"}
 NOT_TAUGHT = '<abbr title="The voice was not taught this emotion">n/a</abbr>'
 # A small face for each emotion: brows, eyes and mouth on a 48 x 48 disc.
@@ -46,6 +48,11 @@ GLYPHS = {
     "sad": EYES + '<path d="M12 18l7-4M36 18l-7-4M16 36q8-8 16 0"/>',
     "surprise": EYES + '<path d="M12 14q4-4 8 0M28 14q4-4 8 0"/><ellipse cx="24" cy="34" rx="4.5" ry="5.5"/>',
 }
+
+
+def scroll_to(element: str) -> str:
+    """JavaScript that shows an answer where it lies below what it answers, as on a phone."""
+    return f"() => innerWidth < 768 && document.getElementById('{element}').scrollIntoView({{behavior: 'smooth'}})"
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -97,13 +104,13 @@ def verdict(result: EmotionResult) -> str:
     """The headline as a card, with the agreement's scale where there is one."""
     headline, line = wording(result)
     if result.fused is None:
-        return f'<div class="verdict empty"><p class="headline">{headline}</p></div>'
+        return f'<div class="verdict empty"><h2 class="headline">{headline}</h2></div>'
     label = result.fused.label
     glyphs = glyph(result.face.label) + glyph(result.voice.label) if result.conflict else glyph(label)
     meter = "" if result.agreement is None else _agreement_meter(result.agreement)
     return (
         f'<div class="verdict" style="--colour:{COLOURS[label]}"><div class="glyphs">{glyphs}</div>'
-        f'<div class="words"><p class="headline">{headline}</p><p class="line">{line}</p></div>{meter}</div>'
+        f'<div class="words"><h2 class="headline">{headline}</h2><p class="line">{line}</p></div>{meter}</div>'
     )
 
 
@@ -186,9 +193,9 @@ def _box(face: Emotion, width: int, height: int, main: bool) -> str:
     # The tag stands above the box, from its left edge on, unless it would leave the picture there.
     at_top, at_bottom = y < 0.1 * height, y + box_height > 0.9 * height
     vertical = ("inside" if at_bottom else "below") if at_top else ""
-    classes = f"box {'main' if main else ''} {vertical} {'right' if x > 0.7 * width else ''}"
+    classes = f"box {'main' if main else ''} {vertical} {'right' if x + box_width / 2 > width / 2 else ''}"
     return (
-        f'<div class="{classes}" style="--colour:{COLOURS[face.label]};'
+        f'<div class="{classes}" style="--colour:{COLOURS[face.label]};--ink:{INK.get(face.label, DARK)};'
         f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
         f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag}</span></div>'
     )
@@ -264,7 +271,10 @@ def live_view() -> str:
     """The tab Live before anything was seen or heard; app.js fills it."""
     empty = Emotion("", dict.fromkeys(COLOURS, 0.0))
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
-    glyphs = "".join(f'<template data-glyph="{label}">{glyph(label)}</template>' for label in COLOURS)
+    glyphs = "".join(
+        f'<template data-glyph="{label}" data-ink="{INK.get(label, DARK)}">{glyph(label)}</template>'
+        for label in COLOURS
+    )
     return f"""
 <div class="live" data-state="off">
   {glyphs}
@@ -282,14 +292,14 @@ def live_view() -> str:
       <div class="hearing"><span class="heard">microphone off</span>
         <div class="level" aria-hidden="true"><i></i></div></div>
     </div>
-    <ul class="messages" aria-live="polite"></ul>
     <p class="promise">Pictures and sound are answered from memory: nothing is saved, and nobody sees them.</p>
   </div>
   <div class="answer">
     <div class="verdict" style="--colour:#8F8F99"><div class="glyphs">{glyph("neutral")}</div>
-      <div class="words"><p class="headline">Ready when you are</p><p class="line">Press Start.</p></div>
+      <div class="words"><h2 class="headline">Ready when you are</h2><p class="line">Press Start.</p></div>
       {_agreement_meter(0.0)}</div>
     <div class="sources">{cards}</div>
+    <ul class="messages" aria-live="polite"></ul>
   </div>
   <figure class="timeline"><canvas role="img" aria-label="Timeline, empty"></canvas>
     <figcaption>The last 60 seconds: how likely each emotion was, in the face and in the voice</figcaption></figure>
@@ -336,9 +346,8 @@ def _word_row(word: Any, result: WordsResult, sources: list[str]) -> str:
     for name in sources:
         cosine = getattr(word, name)
         position = _closeness(cosine, name, result)
-        nearest = min(result.emotions, key=lambda emotion: abs(getattr(emotion, name) - cosine)).word
         tracks += (
-            f'<div class="close" style="--colour:{COLOURS[nearest]}"><span>{name}</span>'
+            f'<div class="close"><span>{name}</span>'
             f'<span class="track" aria-hidden="true"><i style="width:{position:.0f}%"></i></span>'
             f'<span class="score">{_signed(cosine)}</span></div>'
         )
@@ -368,75 +377,6 @@ def _word_scale(name: str, result: WordsResult) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# About
-
-
-def figures(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every accuracy in an evaluation's results, whatever entries it has: `name`, `n`, `accuracy` and `spread` (a
-    standard error where no spread was measured)."""
-    found = []
-
-    def walk(entry: dict[str, Any], path: tuple[str, ...]) -> None:
-        n = entry.get("n")
-        for key, value in entry.items():
-            if isinstance(value, dict):
-                walk(value, (*path, key))
-            elif n and (key == "accuracy" or key.endswith("_accuracy")):
-                name = " · ".join((*path, key.removesuffix("accuracy"))).replace("_", " ").rstrip(" ·")
-                spread = entry.get("accuracy_spread") if key == "accuracy" else None
-                spread = spread or (value * (1 - value) / n) ** 0.5
-                found.append({"name": name, "n": n, "accuracy": value, "spread": spread})
-
-    walk(results, ())
-    return found
-
-
-#: What the figures' names mean, where they do not say it themselves.
-FIGURE_TITLES = {
-    "face": "Face, one crop",
-    "face ten crops": "Face, mean of ten crops",
-    "face unseen": "Face, without those that training repeats",
-    "face majority": "Face, against what most FER+ taggers say",
-    "voice folds": "Voice, mean of five folds",
-    "fused": "Face and voice together",
-    "fused · predicted": "Together, as the product rule predicts",
-    "fused · face alone": "The face alone, of the same pairs",
-    "fused · voice alone": "The voice alone, of the same pairs",
-    "words · face trained": "Face against words of training",
-    "words · voice trained": "Voice against words of training",
-    "words · face held out": "Face against words that are new",
-    "words · voice held out": "Voice against words that are new",
-}
-
-
-def charts(results: dict[str, Any], num_labels: int) -> str:
-    """The figures as bars, beside what guessing would give; those of groups of voices fold away."""
-    chance = 1 / num_labels
-
-    def bar(row: dict[str, Any]) -> str:
-        title = FIGURE_TITLES.get(row["name"], row["name"].split(" by · ")[-1])
-        return (
-            f'<li><span class="name">{html.escape(title)}<small>n = {row["n"]:,}</small></span>'
-            f'<span class="score">{100 * row["accuracy"]:.1f} % <small>± {100 * row["spread"]:.1f}</small></span>'
-            f'<span class="track" aria-hidden="true"><i style="width:{100 * row["accuracy"]:.1f}%"></i>'
-            f'<b style="left:{100 * (row["accuracy"] - row["spread"]):.1f}%;width:{200 * row["spread"]:.1f}%"></b>'
-            f'<u style="left:{100 * chance:.1f}%"></u></span></li>'
-        )
-
-    rows = figures(results)
-    whole = "".join(bar(row) for row in rows if " by · " not in row["name"])
-    groups = "".join(bar(row) for row in rows if " by · " in row["name"])
-    folded = f"<details><summary>The voice by group</summary><ul>{groups}</ul></details>" if groups else ""
-    splits = ", ".join(f"{name}: {split}" for name, split in results.get("splits", {}).items())
-    return (
-        '<section class="chart" aria-label="How often it is right"><h2>How often it is right</h2>'
-        f"<ul>{whole}</ul>{folded}"
-        f"<p>On people and pictures that no training saw ({html.escape(splits)}). The upright line is guessing, "
-        f"{100 * chance:.0f} %. Face and voice together are pairs of people who never met.</p></section>"
-    )
-
-
-# --------------------------------------------------------------------------------------------------------------------
 # What stands still
 
 
@@ -449,37 +389,15 @@ HEADER = f"""
 
 EMPTY = """
 <div class="answer"><div class="verdict empty"><div class="words">
-  <p class="headline">The answer appears here</p>
+  <h2 class="headline">The answer appears here</h2>
   <p class="line">Add a photo or a recording and press Analyze, or pick an example.</p>
 </div></div></div>"""
 
 NO_WORDS = """
 <div class="answer"><div class="verdict empty"><div class="words">
-  <p class="headline">How close is a word?</p>
+  <h2 class="headline">How close is a word?</h2>
   <p class="line">Write a few, add a photo or a recording and press Compare, or pick an example.</p>
 </div></div></div>"""
-
-ABOUT = """
-<div class="about">
-  <section>
-    <h2>What it is</h2>
-    <p>One small network reads faces and voices in the same space: it learnt from the faces of FER-2013 and the actors’
-    voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> is the logarithm of how much likelier
-    this face and this voice are together than apart: above 0 they tell the same story.</p>
-  </section>
-  <section>
-    <h2>What it is not</h2>
-    <p>It recognises <strong>acted expressions</strong>. It does not know what anybody feels, it is often wrong, and
-    more often on people unlike those it learnt from: it was not tested on children, on other languages than English,
-    or by ethnicity. Do not use it to decide anything about anybody. In the European Union the AI Act bans emotion
-    recognition at work and in education, other than for medical or safety reasons.</p>
-  </section>
-  <section>
-    <h2>Your pictures and your voice</h2>
-    <p>Nothing is stored. What Live sees and hears is answered from memory and never written to a disk; the file you
-    add elsewhere is deleted from the server within minutes. Nothing is logged, and nothing is sent anywhere else.</p>
-  </section>
-</div>"""
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -505,7 +423,9 @@ def why_view(pipe: EmotionRecognitionPipeline, image: str | None, audio: str | N
         cards += (
             f'<p class="note">{NO_VOICE_MAP}</p>'
             if address is None
-            else _why_card(address, label, title, f"The sound from {clock(start)} to {clock(end)}, low tones below")
+            else _why_card(
+                address, label, title, f"The sound from {clock(start)} to {clock(end)}, low tones below", "wide"
+            )
         )
     if not cards:
         return ""
@@ -550,9 +470,9 @@ def _why_picture(grey: Image.Image, values: np.ndarray, label: str, size: tuple[
     return _embedded(Image.fromarray((ground * (1 - alpha) + colour * alpha).astype(np.uint8)))
 
 
-def _why_card(address: str, label: str, title: str, alt: str) -> str:
+def _why_card(address: str, label: str, title: str, alt: str, shape: str = "") -> str:
     return (
-        f'<figure style="--colour:{COLOURS[label]}"><figcaption>{title}</figcaption>'
+        f'<figure class="{shape}" style="--colour:{COLOURS[label]}"><figcaption>{title}</figcaption>'
         f'<img src="{address}" alt="{alt}, coloured where it spoke for {label}"><small>{alt}</small></figure>'
     )
 

@@ -99,17 +99,21 @@ class EmotionMetrics(evaluate.Metric):
         }
 
 
+def calibration_bins(confidence: np.ndarray) -> np.ndarray:
+    """Which of CALIBRATION_BINS bins of equal width each confidence (n,) in 0..1 falls into, (n,)."""
+    return np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+
+
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Mean gap between confidence (n,) in 0..1 and correctness (n,) bool over bins, weighted by their size."""
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
+    gaps = np.bincount(calibration_bins(confidence), weights=confidence - correct, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def reliability(probs: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
     """The calibration's bins, those that hold anything: n, mean confidence and accuracy of each."""
     confidence, correct = probs.max(-1), probs.argmax(-1) == labels
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    bins = calibration_bins(confidence)
     return [
         {"n": int(here.sum()), "confidence": float(confidence[here].mean()), "accuracy": float(correct[here].mean())}
         for here in (bins == i for i in range(CALIBRATION_BINS))
@@ -643,6 +647,8 @@ def main():
     parser.add_argument("--table", metavar="FILE", help="put the table between the marks of this Markdown file")
     parser.add_argument("--picture", metavar="FILE", help="draw confusion matrices and reliability diagrams")
     args, train_arguments = parser.parse_known_args()
+    if args.faces == args.voices == "none":
+        parser.error("neither faces nor voices: there is nothing to evaluate")
     if train_arguments and args.protocol != "cremad-5fold":
         parser.error(f"unrecognized arguments: {' '.join(train_arguments)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

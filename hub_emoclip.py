@@ -9,7 +9,6 @@ The endpoint, the token and the cache are huggingface_hub's own: HF_ENDPOINT, HF
 import json
 import logging
 import os
-from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from configuration_emoclip import EmoCLIPConfig
-from modeling_emoclip import EmoCLIPForEmotionClassification
+from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline
 from processing_emoclip import EmoCLIPProcessor
 
@@ -36,13 +35,23 @@ THIS_REPOSITORY = "<this repository>"
 #: The inputs of a card's usage snippet, published beside it in a folder of the same name.
 EXAMPLES = Path(__file__).parent / "examples"
 CARD_EXAMPLES = {"image": EXAMPLES / "astronaut.jpg", "audio": EXAMPLES / "reading-short.flac"}
+#: What a pipeline is loaded from.
+NEEDED = ("config.json", WEIGHTS, "processor_config.json", "tokenizer.json")
+#: The code that travels with the weights.
+CODE = [
+    f"{name}_emoclip.py"
+    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline")
+]
 #: What is published of a folder; training leaves more in its own.
-PUBLISHED = [WEIGHTS, "README.md", "*_emoclip.py", "config.json", "processor_config.json", "tokenizer*.json"]
-PUBLISHED += ["results.json", "training.json"]
+PUBLISHED = (*NEEDED, *CODE, "README.md", "tokenizer_config.json", "results.json", "training.json")
 
 
 class HubError(ValueError):
     """What stands between a user and a model, in one sentence that says what to do."""
+
+
+class UnfinishedError(HubError):
+    """A folder that is not fit to be published: to try again is of no use."""
 
 
 def explain(error: Exception, name: str, revision: str | None = None) -> str:
@@ -113,9 +122,13 @@ def load_pipeline(source: str | os.PathLike, **kwargs) -> EmotionRecognitionPipe
     folder = fetch(source)
     try:
         model = EmoCLIPForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
+        if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+            raise ValueError(f"it holds no {' and no '.join(missing)}.")
         processor = EmoCLIPProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise HubError(f"{source} cannot be loaded: {str(error).splitlines()[0]}") from None
+    except (CheckpointError, OSError, ValueError) as error:
+        raise HubError(f"{source} cannot be loaded: {' '.join(str(error).split())}") from None
+    except (AttributeError, KeyError, TypeError):  # what transformers raises where JSON is not of the form it expects
+        raise HubError(f"{source} cannot be loaded: one of its JSON files has another form than EmoCLIP's.") from None
     return EmotionRecognitionPipeline(model=model, processor=processor, **kwargs)
 
 
@@ -123,10 +136,20 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
     """Creates the repository where it is not there yet; asked for before a training, it shows early what would fail.
 
     Raises:
-        HubError: the token may not write there, the Hub cannot be reached, or another model lives under that name.
+        HubError: the token may not write there, the Hub cannot be reached, another model lives under that name, or it
+            is to be private and is not.
     """
     try:
         url = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
+        is_private = HfApi(token=token).repo_info(url.repo_id).private
+    except Exception as error:
+        raise HubError(explain(error, repo_id)) from None
+    if private and not is_private:
+        raise HubError(
+            f"{url.repo_id} is there already and everybody can see it: make it private in its settings, or give "
+            "another name, --hub_model_id."
+        )
+    try:
         config = json.loads(Path(hf_hub_download(url.repo_id, "config.json", token=token)).read_text())
     except RemoteEntryNotFoundError:  # there is no model in it yet
         return url
@@ -144,14 +167,19 @@ def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, p
     Returns:
         The commit's address.
     Raises:
-        HubError: the folder is not whole, or the upload failed; the folder stays as it is.
+        UnfinishedError: the folder lacks something, or cannot be loaded.
+        HubError: the upload failed; the folder stays as it is.
     """
     folder = Path(folder)
-    for name in (WEIGHTS, "config.json", "processor_config.json", "pipeline_emoclip.py", "README.md"):
+    for name in (*NEEDED, *CODE, "README.md"):
         if not (folder / name).is_file():
-            raise HubError(f"{folder} is no finished EmoCLIP: it holds no {name}.")
+            raise UnfinishedError(f"{folder} is no finished EmoCLIP: it holds no {name}.")
+    try:
+        load_pipeline(folder, device="cpu")
+    except HubError as error:
+        raise UnfinishedError(str(error)) from None
     url = open_repository(repo_id, token, private)
-    files = {file.name: file for file in folder.iterdir() if any(fnmatch(file.name, name) for name in PUBLISHED)}
+    files = {name: folder / name for name in PUBLISHED if (folder / name).is_file()}
     files |= {f"examples/{file.name}": file for file in (*CARD_EXAMPLES.values(), EXAMPLES / "README.md")}
     files["README.md"] = (folder / "README.md").read_text().replace(THIS_REPOSITORY, url.repo_id).encode()
     try:

@@ -39,6 +39,7 @@ try:
         AUDIO_SUFFIXES,
         MIN_SPEECH_SECONDS,
         SILENCE_PEAK,
+        VIDEO_SUFFIXES,
         AudioSource,
         Box,
         FaceDetector,
@@ -68,6 +69,7 @@ except ImportError:
         AUDIO_SUFFIXES,
         MIN_SPEECH_SECONDS,
         SILENCE_PEAK,
+        VIDEO_SUFFIXES,
         AudioSource,
         Box,
         FaceDetector,
@@ -110,6 +112,7 @@ class _Item:
     segments: list[tuple[float, float]] = field(default_factory=list)
     windows: list[float] = field(default_factory=list)  # where those that hold speech start, in seconds
     messages: list[str] = field(default_factory=list)
+    video: str | os.PathLike | bytes | None = None  # watched when its turn in the model comes
 
 
 @dataclass
@@ -142,10 +145,12 @@ class WordsResult:
 class EmotionRecognitionPipeline(Pipeline):
     """Emotion recognition from a face, a voice, or both.
 
-    An input is a photo or recording alone, or a dict with "image", "audio" or both:
+    An input is a photo, a recording or a video alone, or a dict with "image", "audio" or both, or with "video":
     - image: a path, the bytes of a file, a PIL image or an array, as `load_image` takes them. With "face_box"
       (x, y, width, height) beside it, no face is looked for: that square of the upright image is scored.
     - audio: a path, the bytes of a file, or a dict with "array" and "sampling_rate", as `load_audio` takes them.
+    - video: a path or the bytes of a file, as `analyze_video` takes them.
+    What a path alone leads to is told by its suffix; a .webm is a recording.
 
     Args:
         model, processor: `EmoCLIPForEmotionClassification` and its `EmoCLIPProcessor`.
@@ -157,7 +162,7 @@ class EmotionRecognitionPipeline(Pipeline):
     >>> pipe("photo.jpg").face.label
     >>> pipe(image="photo.jpg", audio="recording.wav").fused.scores
     >>> [result.to_dict() for result in pipe([{"image": "1.jpg"}, {"audio": "2.wav"}], batch_size=2)]
-    >>> pipe(video="clip.mp4").to_csv()
+    >>> pipe("clip.mp4").to_csv()
     ```
     """
 
@@ -170,6 +175,7 @@ class EmotionRecognitionPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("EmotionRecognitionPipeline needs processor=, an EmoCLIPProcessor.")
+        self.feature_extractor = self.image_processor = None  # the processor holds them, and saves them
         self._face_model_file = face_detector
         self.model.eval()
 
@@ -199,7 +205,7 @@ class EmotionRecognitionPipeline(Pipeline):
         Args:
             inputs: one or several inputs as the class describes them; or `image`, `audio` and `face_box` by name.
             video: one video, by itself; see `analyze_video`.
-            progress: called with the fraction of the video that is done; what it raises stops the work.
+            progress: called with the fraction of `video` that is done; what it raises stops the work.
             batch_size: how many inputs enter the model together.
         Returns:
             One `EmotionResult`, a list, or an iterator; a `VideoResult` of a video.
@@ -207,18 +213,30 @@ class EmotionRecognitionPipeline(Pipeline):
             InputError: none of what an input holds can be read. Where one of two can, its result is returned and the
                 other's sentence stands in `messages`; so do "no face", "silence" and "no speech", which are answers.
             ImportError: a package that reads the input is not installed.
+            TypeError: arguments that do not go together, or unknown ones.
         """
         if video is not None:
-            if any(other is not None for other in (inputs, image, audio, face_box)):
-                raise TypeError("Give video= by itself.")
+            if kwargs or any(other is not None for other in (inputs, image, audio, face_box)):
+                raise TypeError("Give video= by itself, or with progress=.")
             return finish(analyze_video(self, video), progress)
+        if progress is not None:
+            raise TypeError("Only one video= by itself has progress=.")
         if inputs is None:
             inputs = {"image": image, "audio": audio, "face_box": face_box}
         elif image is not None or audio is not None:
             raise TypeError("Give either inputs or image= and audio=, not both.")
         elif face_box is not None:
             inputs = {"image": inputs, "face_box": face_box}
-        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, **kwargs)
+        elif isinstance(inputs, (list, tuple)):
+            inputs = list(inputs)
+            if not inputs:
+                return []
+        return super().__call__(inputs, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """The model and its processor, and the code of both and of the pipeline, as they are loaded again."""
+        super().save_pretrained(save_directory, **kwargs)  # notes the pipeline in config.json and copies its code
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
         return {}, {}, {}
@@ -229,6 +247,13 @@ class EmotionRecognitionPipeline(Pipeline):
         given = _as_dict(inputs)
         item, errors = _Item(), []
         prepared = {"pixel_values": None, "voices": None, "items": [item]}
+        if given.get("video") is not None:
+            if given.keys() != {"video"}:
+                raise InputError("A video is an input by itself: leave out what stands beside it.")
+            item.video = given["video"]
+            return prepared
+        if given.get("face_box") is not None and given.get("image") is None:
+            raise InputError("A face box was given without the photo that it lies in: add the photo.")
         if given.get("image") is not None:
             try:
                 prepared["pixel_values"] = self._prepare_faces(given["image"], given.get("face_box"), item)
@@ -286,6 +311,9 @@ class EmotionRecognitionPipeline(Pipeline):
         voices = self.voice_log_probs(prepared["voices"])
         outputs = []
         for item in prepared["items"]:
+            if item.video is not None:
+                outputs.append(finish(analyze_video(self, item.video)))
+                continue
             face, faces = faces[: len(item.boxes)], faces[len(item.boxes) :]
             voice, voices = voices[: len(item.windows)], voices[len(item.windows) :]
             face = face if len(face) else None  # (faces, C)
@@ -339,12 +367,11 @@ class EmotionRecognitionPipeline(Pipeline):
         Raises:
             InputError: the picture or sound cannot be read.
             TypeError: not exactly one of image, audio and text.
-            ValueError: no labels.
+            ValueError: no labels, or one string instead of a list.
         """
         if sum(source is not None for source in (image, audio, text)) != 1:
             raise TypeError("Give exactly one of image=, audio= and text=.")
-        if not labels:
-            raise ValueError("Zero-shot classification needs at least one label.")
+        _check_words(labels)
         backbone = getattr(self.model, "emoclip", self.model)
         prompts = [template.format(label) for label in labels for template in templates or ["{}"]]
         prompt_embeds = self._embed(backbone.get_text_features, text=prompts).unflatten(0, (len(labels), -1))
@@ -376,7 +403,9 @@ class EmotionRecognitionPipeline(Pipeline):
             image, audio: as `load_image` and `load_audio` take them; at least one.
         Raises:
             InputError: neither can be read, or was given.
+            ValueError: no words, or one string instead of a list.
         """
+        _check_words(words)
         backbone = self.model.emoclip
         prepared = self.preprocess({"image": image, "audio": audio})
         sources = {"face": None, "voice": None}
@@ -423,9 +452,12 @@ class EmotionRecognitionPipeline(Pipeline):
         prepared = self.processor(**inputs, return_tensors="pt").to(self.device)
         return torch.nn.functional.normalize(tower(**prepared).pooler_output.float(), dim=-1)
 
-    def postprocess(self, outputs: dict[str, Any]) -> list[EmotionResult]:
+    def postprocess(self, outputs: dict[str, Any]) -> list[EmotionResult | VideoResult]:
         """One result for each of the items."""
-        return [self._result(item, output) for item, output in zip(outputs["items"], outputs["outputs"])]
+        return [
+            output if isinstance(output, VideoResult) else self._result(item, output)
+            for item, output in zip(outputs["items"], outputs["outputs"])
+        ]
 
     def _result(self, item: _Item, output: dict[str, Any]) -> EmotionResult:
         result = EmotionResult(messages=item.messages)
@@ -474,34 +506,39 @@ def _join(prepared: list[dict[str, Any]]) -> dict[str, Any]:
     return joined
 
 
+def _check_words(words: Any) -> None:
+    """Refuses what is no list of words: a string would be taken for a list of letters."""
+    if isinstance(words, str) or not words or not all(isinstance(word, str) and word.strip() for word in words):
+        raise ValueError("Give a list of one or more words or phrases.")
+
+
 def _as_dict(inputs: Any) -> dict[str, Any]:
-    """An input in any of its forms, as a dict with "image" and "audio"."""
+    """An input in any of its forms, as a dict with "image" and "audio", or with "video"."""
     if isinstance(inputs, dict):
         if "sampling_rate" in inputs:
             return {"audio": inputs}
-        unknown = inputs.keys() - {"image", "audio", "face_box"}
+        unknown = inputs.keys() - {"image", "audio", "face_box", "video"}
         if unknown:
-            raise TypeError(f'An input has "image", "audio" and "face_box", and not {sorted(unknown)}.')
+            raise TypeError(f'An input has "image", "audio", "face_box" or "video", and not {sorted(unknown)}.')
         return inputs
     if isinstance(inputs, (Image.Image, np.ndarray)):
         return {"image": inputs}
     if isinstance(inputs, (str, os.PathLike)):
-        return {"audio" if Path(inputs).suffix.lower() in AUDIO_SUFFIXES else "image": inputs}
-    raise TypeError(f'An input of type {type(inputs).__name__} must be named: {{"image": ...}} or {{"audio": ...}}.')
+        suffix = Path(inputs).suffix.lower()
+        return {"audio" if suffix in AUDIO_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else "image": inputs}
+    names = '{"image": ...}, {"audio": ...} or {"video": ...}'
+    raise TypeError(f"An input of type {type(inputs).__name__} must be named: {names}.")
 
 
 def save_all(model: PreTrainedModel, processor: ProcessorMixin, directory: str | os.PathLike) -> None:
     """Everything that a folder or Hub repository needs, in one form: weights in half precision (config.json says
     float32, so that is what they are loaded as), config, processor, tokenizer, and the code of all of them."""
-    pipe = EmotionRecognitionPipeline(model=model, processor=processor)
-    pipe.feature_extractor = pipe.image_processor = None  # the processor's own file holds them
-    pipe.save_pretrained(directory)  # the only one that notes the pipeline in config.json and copies its code
+    EmotionRecognitionPipeline(model=model, processor=processor).save_pretrained(directory)
     halves = {  # the waveform tower's transform counts in bins up to 1,024, too fine for half precision
         name: x.half() if x.is_floating_point() and ".fbsp." not in name else x
         for name, x in model.state_dict().items()
     }
     model.save_pretrained(directory, state_dict=halves)
-    processor.save_pretrained(directory)
 
 
 PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # importing this file a second time is no reason to warn

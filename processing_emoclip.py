@@ -7,13 +7,27 @@
 `EmoCLIPFeatureExtractor` is the only place that knows the mel recipe.
 """
 
+from numbers import Real
+
 import numpy as np
 import torch
 import torchaudio
+from PIL import Image
 from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
+
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 768_000  # hertz, of recordings
+MAX_PEAK = 10.0  # of full scale: floats may be clipped late, but beyond it they are integers in disguise
+
+
+class InputError(ValueError):
+    """A photo or recording that cannot be used: in `sentences`, one for each, what is wrong and what to do."""
+
+    def __init__(self, *sentences: str):
+        super().__init__(" ".join(sentences))
+        self.sentences = list(sentences)
 
 
 class EmoCLIPImageProcessor(CLIPImageProcessor):
@@ -36,13 +50,27 @@ class EmoCLIPImageProcessor(CLIPImageProcessor):
         """One or a list of PIL images, or arrays or tensors (H, W), (H, W, 3) or (3, H, W): bytes, or floats in 0..1.
 
         Raises:
-            ValueError: floats outside 0..1.
+            InputError: no image, an empty one, numbers of another type, or floats outside 0..1.
         """
         several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4
+        images = list(images) if several else [images]
+        if not images:
+            raise InputError("There must be at least one image.")
+        for image in images:
+            if isinstance(image, Image.Image):
+                known, kind = image.mode not in ("F", "I") and not image.mode.startswith("I;"), f"mode {image.mode}"
+            elif isinstance(image, np.ndarray):
+                known, kind = image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating), image.dtype
+            elif torch.is_tensor(image):
+                known, kind = image.dtype == torch.uint8 or image.is_floating_point(), image.dtype
+            else:
+                raise InputError(f"An image must be a PIL image, an array or a tensor, got {type(image).__name__}.")
+            if not known:
+                raise InputError(f"An image must hold bytes, or floats in 0..1, got {kind}; convert it first.")
+            if 0 in getattr(image, "shape", image.size if isinstance(image, Image.Image) else ()):
+                raise InputError("The image is empty.")
         # transformers takes two dimensions for a list of rows
-        images = [
-            image[None] if getattr(image, "ndim", 0) == 2 else image for image in (images if several else [images])
-        ]
+        images = [image[None] if getattr(image, "ndim", 0) == 2 else image for image in images]
         return super().__call__(images, *args, **kwargs)
 
     def process_image(self, image, **kwargs) -> torch.Tensor:
@@ -50,7 +78,7 @@ class EmoCLIPImageProcessor(CLIPImageProcessor):
         image = super().process_image(image, **kwargs)
         if image.is_floating_point():
             if not (image.min() >= 0 and image.max() <= 1):
-                raise ValueError("An image of floating-point numbers must lie in 0..1; scale it, or pass bytes.")
+                raise InputError("An image of floating-point numbers must lie in 0..1; scale it, or pass bytes.")
             image = image * 255
         return self.to_grayscale(image) if self.do_grayscale else image
 
@@ -73,14 +101,57 @@ class EmoCLIPImageProcessor(CLIPImageProcessor):
         return (faces - mean) / std
 
 
+def check_rate(rate) -> int:
+    """A recording's sampling rate as a whole number of hertz.
+
+    Raises:
+        InputError: it is none, or one that no recording has.
+    """
+    if not isinstance(rate, Real) or not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
+        raise InputError(
+            f"The recording has {rate!r} samples a second: it must be a number between {MIN_SAMPLING_RATE} and "
+            f"{MAX_SAMPLING_RATE}."
+        )
+    return round(rate)
+
+
+def to_mono(recording) -> torch.Tensor:
+    """One recording, checked, to (T,) float32 mono in -1..1, on the CPU.
+
+    Args:
+        recording: an array, tensor or list of samples (T,) or (channels, T), signed integers or floats in -1..1.
+    Raises:
+        InputError: one sentence that says what it is instead.
+    """
+    waveform = recording.detach().cpu() if torch.is_tensor(recording) else np.asarray(recording)
+    if torch.is_tensor(waveform) and waveform.is_floating_point():
+        waveform = waveform.float()  # NumPy has no bfloat16
+    waveform = np.asarray(waveform)
+    if waveform.ndim not in (1, 2) or waveform.size == 0:
+        raise InputError(
+            f"A recording must be samples (T,) or (channels, T), at least one; got shape {waveform.shape}."
+        )
+    if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
+        raise InputError(f"A recording of shape {waveform.shape} has more channels than samples; pass (channels, T).")
+    if np.issubdtype(waveform.dtype, np.signedinteger):
+        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
+    elif not np.issubdtype(waveform.dtype, np.floating):
+        raise InputError(f"Samples must be signed integers or floats, got {waveform.dtype}; convert them first.")
+    if not np.isfinite(waveform).all():
+        raise InputError("The recording has samples that are not finite numbers (NaN or infinity): export it anew.")
+    if np.abs(waveform).max() > MAX_PEAK:
+        raise InputError("Samples that are floats must lie in -1..1: divide these by their full scale.")
+    waveform = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+    return waveform.mean(0) if waveform.ndim == 2 else waveform
+
+
 def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """(..., T) at `rate` hertz to (..., T * new_rate / rate).
+    """(..., T) at `rate` hertz, 4,000 or more, to (..., T * new_rate / rate).
 
     The filter bank grows with both rates over their common divisor: for 44,099 Hz it would take gigabytes. Rounding
     the rate to 25 Hz bounds it, and shifts the pitch by 0.3 % at the very most.
     """
-    rate = max(25, round(rate / 25) * 25)
-    return torchaudio.functional.resample(waveform, rate, new_rate)
+    return torchaudio.functional.resample(waveform, round(rate / 25) * 25, new_rate)
 
 
 class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
@@ -134,11 +205,11 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
     def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
         """
         Args:
-            audio: one recording or a list of them: arrays or tensors (T,) or (channels, T), floats in -1..1 or int16.
+            audio: one recording or a list of them, each as `to_mono` takes it.
             sampling_rate: theirs, in hertz.
             return_tensors: "pt" or "np".
         Raises:
-            ValueError: no sampling rate; a recording that is empty, of another shape, or not finite.
+            InputError: no sampling rate, or none that a recording has; no recording, or not as `to_mono` takes it.
         """
         features = self.standardize(self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate))))
         return BatchFeature({"input_features": features}, tensor_type=return_tensors)
@@ -146,43 +217,20 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
     def to_waveforms(self, audio, sampling_rate: int | None) -> list[torch.Tensor]:
         """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
         if sampling_rate is None:
-            raise ValueError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
-        if sampling_rate <= 0:
-            raise ValueError(f"A sampling rate must be a positive number of hertz, got {sampling_rate}.")
+            raise InputError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
+        sampling_rate = check_rate(sampling_rate)
         if isinstance(audio, (list, tuple)) and not audio:
-            raise ValueError("There must be at least one recording.")
+            raise InputError("There must be at least one recording.")
         recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
         return [self.to_waveform(recording, sampling_rate) for recording in recordings]
 
     def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
         """One recording to (num_samples,) float32 mono at the extractor's rate, cut or zero-padded at the end."""
-        waveform = self.to_mono(recording)
+        waveform = to_mono(recording)
         # Samples beyond the row are dropped before resampling: it is the costly step.
         waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
         waveform = resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
         return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
-
-    @staticmethod
-    def to_mono(recording) -> torch.Tensor:
-        """One recording as `__call__` takes it, checked, to (T,) float32 mono in -1..1."""
-        waveform = torch.as_tensor(np.asarray(recording) if not torch.is_tensor(recording) else recording)
-        if waveform.ndim not in (1, 2) or waveform.numel() == 0:
-            raise ValueError(
-                f"A recording must be samples (T,) or (channels, T), at least one; got shape {tuple(waveform.shape)}."
-            )
-        if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
-            raise ValueError(
-                f"A recording of shape {tuple(waveform.shape)} has more channels than samples; pass (channels, T)."
-            )
-        if waveform.is_floating_point():
-            waveform = waveform.float()
-        elif waveform.dtype == torch.int16:
-            waveform = waveform.float() / 2**15
-        else:
-            raise ValueError(f"Samples must be int16 or floating point, got {waveform.dtype}; convert them first.")
-        if not waveform.isfinite().all():
-            raise ValueError("The recording has samples that are not finite numbers; clean it first.")
-        return waveform.mean(0) if waveform.ndim == 2 else waveform
 
     def spectrogram(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, num_samples) to the log-mel image (B, 1, mel bands, frames), 0..1; a silent row is all 0."""
@@ -231,8 +279,7 @@ class EmoCLIPWaveformExtractor(EmoCLIPFeatureExtractor):
 
     def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
         """One recording to (T,) float32 mono at the extractor's rate, in int16 units."""
-        waveform = self.to_mono(recording)
-        return resample(waveform, sampling_rate, self.sampling_rate) * 2**15
+        return resample(to_mono(recording), sampling_rate, self.sampling_rate) * 2**15
 
 
 def tokenize(
@@ -243,7 +290,12 @@ def tokenize(
     """`input_ids` and `attention_mask` (B, L) of one or several texts; of a list of entities, joined with ", ".
 
     CLIP's tokenizer has no padding token: rows are then filled with 0 to its full length, as CLIP was trained.
+
+    Raises:
+        InputError: no text.
     """
+    if not isinstance(text, str) and not text:
+        raise InputError("There must be at least one text.")
     if isinstance(text, (list, tuple)):
         text = [item if isinstance(item, str) else ", ".join(item) for item in text]
     if tokenizer.pad_token is not None:
@@ -277,26 +329,26 @@ class EmoCLIPProcessor(ProcessorMixin):
     def __call__(
         self,
         images=None,
-        audio=None,
         text: str | list[str] | list[list[str]] | None = None,
+        audio=None,
         sampling_rate: int | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         """
         Args:
             images: one or a list of PIL images, arrays or tensors of square face crops.
-            audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
             text: one or a list of sentences or words; padded together, cut at the text tower's length. An item that
                 is itself a list, AudioCLIP's entities, is joined with ", ".
+            audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
             return_tensors: "pt" or "np".
         Returns:
             `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames) or `input_values` (B, 1, T),
             `input_ids` and `attention_mask` (B, L), each where its modality is given.
         Raises:
-            ValueError: nothing is given, or one of them is not as described.
+            InputError: nothing is given, or one of them is not as described.
         """
         if images is None and audio is None and text is None:
-            raise ValueError("EmoCLIP needs at least one of images=, audio= and text=.")
+            raise InputError("EmoCLIP needs at least one of images=, audio= and text=.")
         data = {}
         if images is not None:
             data |= self.image_processor(images, return_tensors=return_tensors)

@@ -66,8 +66,8 @@ from data_emoclip import (
     tokenize_prompts,
 )
 from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
-from hub_emoclip import HubError, fetch, open_repository, publish
-from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
+from hub_emoclip import HubError, UnfinishedError, fetch, open_repository, publish
+from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all
 from processing_emoclip import (
     EmoCLIPFeatureExtractor,
@@ -98,6 +98,11 @@ class ModelArguments:
         default=None,
         metadata={"help": 'fields of EmoCLIPConfig that differ from the preset, as JSON: {"projection_dim": 128}'},
     )
+
+    def __post_init__(self):
+        self.config = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
+        if not isinstance(self.config, dict):
+            raise ValueError("--config must be a JSON object, fields and their values.")
 
 
 @dataclass
@@ -158,7 +163,6 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     logging_steps: float = 50
     logging_nan_inf_filter: bool = False  # it would wait for the GPU after every step
     seed: int = 0
-    hub_strategy: str = "end"
     push_only: str | None = field(
         default=None, metadata={"help": "a finished folder: upload it to --hub_model_id, and do nothing else"}
     )
@@ -438,7 +442,7 @@ def build(
     model_args: ModelArguments, face_labels: list[int], voice_labels: list[int]
 ) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
     """The model, untrained or from a checkpoint, and its processor, for these training labels."""
-    overrides = json.loads(model_args.config) if isinstance(model_args.config, str) else model_args.config or {}
+    overrides = dict(model_args.config)
     face_prior = class_shares(face_labels, LABELS)
     taught = {
         "face_prior": face_prior,
@@ -462,7 +466,7 @@ def build(
         model.emoclip.load_state_dict(backbone.state_dict())
         return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
     if model_args.init_from:
-        model = EmoCLIPForEmotionClassification.from_pretrained(model_args.init_from, **taught, **overrides)
+        model = EmoCLIPForEmotionClassification.from_pretrained(model_args.init_from, **taught | overrides)
         return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
     clip, image_statistics = None, {}
     if model_args.vision_model:
@@ -489,8 +493,7 @@ def audio_extractor(model_args: ModelArguments) -> EmoCLIPFeatureExtractor:
     """The feature extractor of the model that `build` will make: what the voices are to be loaded for."""
     if model_args.init_from:
         return EmoCLIPProcessor.from_pretrained(model_args.init_from).feature_extractor
-    overrides = json.loads(model_args.config) if isinstance(model_args.config, str) else model_args.config or {}
-    shared = EmoCLIPConfig(**overrides).audio_config.tower == "shared"
+    shared = EmoCLIPConfig(**model_args.config).audio_config.tower == "shared"
     return EmoCLIPFeatureExtractor() if shared else EmoCLIPWaveformExtractor()
 
 
@@ -572,6 +575,8 @@ def push(args: EmoCLIPTrainingArguments, folder: str):
     name = args.hub_model_id or Path(folder).resolve().name
     try:
         logger.info("Published: %s", publish(folder, name, args.hub_token, args.hub_private_repo))
+    except UnfinishedError as error:
+        sys.exit(f"train_hf.py: {error}")
     except HubError as error:
         again = f"python train_hf.py --push_only {shlex.quote(folder)} --hub_model_id {name}"
         again += " --hub_private_repo true" if args.hub_private_repo else ""
@@ -622,10 +627,15 @@ def make_trainer(
 
 def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, EmoCLIPTrainingArguments))
-    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
-        model_args, data_args, args = parser.parse_json_file(sys.argv[1])
-    else:
-        model_args, data_args, args = parser.parse_args_into_dataclasses()
+    try:
+        if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+            model_args, data_args, args = parser.parse_json_file(sys.argv[1])
+        else:
+            model_args, data_args, args = parser.parse_args_into_dataclasses()
+        if args.hub_revision:
+            raise ValueError("--hub_revision is not for EmoCLIP: it is published on the repository's main branch.")
+    except (OSError, ValueError) as error:
+        sys.exit(f"train_hf.py: {error}")
     logging.basicConfig(level=logging.WARNING if args.process_index == 0 else logging.ERROR, format="%(message)s")
     logger.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     if args.push_only:
@@ -643,7 +653,7 @@ def main():
             model_args.init_from = str(fetch(model_args.init_from))
         args.teachers = [str(fetch(name)) for name in args.teachers]
         trainer, faces, voices = make_trainer(model_args, data_args, args)
-    except (OSError, ValueError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         sys.exit(f"train_hf.py: {error}")
 
     resume = args.resume_from_checkpoint

@@ -71,7 +71,7 @@ def metadata_errors(content: str, kind: str) -> list[str]:
     match = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
     data = yaml.safe_load(match[1]) if match else {}
     errors = []
-    if data.get("license") not in ("apache-2.0", "mit", "other"):
+    if data.get("license", "other") not in ("apache-2.0", "mit", "other"):
         errors.append('"license" must be one of the known identifiers')
     for name in data.get("datasets", []) + data.get("models", []):
         if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", name):
@@ -84,7 +84,7 @@ def metadata_errors(content: str, kind: str) -> list[str]:
         if len(data.get("short_description", "")) > 60:
             errors.append('"short_description" must be at most 60 characters long')
         return errors
-    if data.get("pipeline_tag") not in TASKS:
+    if data.get("pipeline_tag") not in (None, *TASKS):
         errors.append('"pipeline_tag" must be a known task')
     for model in data.get("model-index", []):
         for i, result in enumerate(model["results"]):

@@ -18,6 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 from test_pipeline import ASTRONAUT, LABELS, READING, broken_photos, broken_recordings
 
+import app_about
 import app_uploads
 import app_views
 
@@ -271,15 +272,15 @@ def test_several_faces_stand_side_by_side(app, tmp_path):
     both.save(tmp_path / "both.jpg")
     faces = len(app.pipe(image=tmp_path / "both.jpg").face.others) + 1
     assert faces >= 2
-    assert app.answer(str(tmp_path / "both.jpg"), None).count('<li style="--colour') == faces
-    assert '<ul class="faces"' not in app.answer(str(ASTRONAUT), None)
+    assert app.answer(str(tmp_path / "both.jpg"), None)[0].count('<li style="--colour') == faces
+    assert '<ul class="faces"' not in app.answer(str(ASTRONAUT), None)[0]
 
 
 def test_the_spectrogram_marks_the_speech(app):
-    page = app.answer(None, str(READING))
+    page = app.answer(None, str(READING))[0]
     marks = page[page.index('class="speech"') : page.index('class="ticks"')].count("<i style")
     assert marks == len(app.pipe(audio=READING).voice.segments) > 0
-    assert "spectrogram" not in app.answer(str(ASTRONAUT), None)
+    assert "spectrogram" not in app.answer(str(ASTRONAUT), None)[0]
 
 
 def test_words_outside_the_training_are_marked(app):
@@ -289,10 +290,22 @@ def test_words_outside_the_training_are_marked(app):
 
 def test_charts_show_whatever_entries_there_are():
     results = {"robust": {"noise_10_db": {"n": 100, "accuracy": 0.5}}, "face": {"n": 4, "fast_accuracy": 0.25}}
-    names = [figure["name"] for figure in app_views.figures(results)]
+    names = [figure["name"] for figure in app_about.figures(results)]
     assert names == ["robust · noise 10 db", "face · fast"]
-    assert all(name in app_views.charts(results, 7) for name in names)
-    assert app_views.figures({}) == []
+    assert all(name in app_about.charts(results, {"face": 7, "voice": 6}) for name in names)
+    assert app_about.figures({}) == [] and app_about.charts({}, {"face": 7, "voice": 6}) == ""
+
+
+def test_it_is_asked_why_only_of_an_answer_and_of_what_was_answered(app):
+    page, ask, reasons, answered = app.answer(None, str(READING))
+    assert ask["visible"] and reasons == "" and answered == (None, str(READING))
+    assert app.answer(None, None)[1]["visible"] is False
+    assert "spoke for" in app.why(answered) and "in the face" not in app.why(answered)
+
+
+def test_words_may_come_as_one_string(client):
+    result = client.predict("relieved, furious", None, handle_file(READING), api_name="/compare_words")
+    assert [word["word"] for word in result["words"]] == ["relieved", "furious"]
 
 
 def test_what_is_said_of_a_file_is_escaped(app):

@@ -449,8 +449,13 @@ def test_words_are_compared(open_page):
 
 def test_about_shows_the_figures(open_page, app):
     page = open_page("About")
-    rows = page.get_by_role("region", name="How often it is right").locator("li")
+    sync_api.expect(page.get_by_role("region", name="How often it is right").locator("li")).to_have_count(3)
+    sync_api.expect(page.get_by_role("table")).to_have_count(2)
+    sync_api.expect(page.get_by_role("img", name="sure")).to_have_count(2)
+    page.get_by_text("All that was measured").click()
+    rows = page.get_by_role("region", name="Every figure").locator("li")
     sync_api.expect(rows).to_have_count(len(app.about()))
+    sync_api.expect(rows.first).to_be_visible()
     sync_api.expect(page.locator("#about")).to_contain_text("Nothing is stored")
     sync_api.expect(page.locator("#about")).to_contain_text("AI Act")
 

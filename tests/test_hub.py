@@ -184,6 +184,9 @@ def pushes(hub, torn, home, tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("pushes")
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "config.json").write_text("{}")
+    shutil.copytree(CHECKPOINT, folder / "damaged")
+    os.truncate(folder / "damaged" / "model.safetensors", 1_000_000)
+    shutil.copytree(CHECKPOINT, folder / "codeless", ignore=shutil.ignore_patterns("media_emoclip.py"))
     owner = hub.environment(home)["HF_TOKEN"]
     calls = {
         "new": (CHECKPOINT, "me/emoclip", owner),
@@ -192,7 +195,10 @@ def pushes(hub, torn, home, tmp_path_factory) -> dict[str, str]:
         "wrong token": (CHECKPOINT, "me/emoclip", "hf_mistyped"),
         "reader's token": (CHECKPOINT, "somebody/emoclip", READER),
         "another model's name": (CHECKPOINT, "me/bert", owner),
-        "unfinished": (folder / "unfinished", "me/unfinished", owner, "--hub_private_repo", "true"),
+        "seen by everybody": (CHECKPOINT, "me/emoclip", owner, "--hub_private_repo", "true"),
+        "unfinished": (folder / "unfinished", "me/unfinished", owner),
+        "damaged": (folder / "damaged", "me/unfinished", owner),
+        "codeless": (folder / "codeless", "me/unfinished", owner),
     }
     pushes = {
         circumstance: {"argv": ["--push_only", str(source), "--hub_model_id", name, *more], "env": {"HF_TOKEN": token}}
@@ -249,16 +255,31 @@ def test_a_private_repository_is_made_on_request(published, pushes):
         ("wrong token", "hf auth login"),
         ("reader's token", "may not write to somebody/emoclip"),
         ("another model's name", "me/bert holds another model (bert)"),
-        ("unfinished", "no finished EmoCLIP: it holds no model.safetensors"),
+        ("seen by everybody", "me/emoclip is there already and everybody can see it"),
     ],
 )
 def test_a_push_that_cannot_be_says_why_and_how_to_do_it_again(published, pushes, circumstance, words):
     sentence = pushes[circumstance]
     assert_one_sentence(sentence)
     assert words in sentence and "python train_hf.py --push_only" in sentence
-    assert ("--hub_private_repo true" in sentence) == (circumstance == "unfinished")  # again as it was asked for
+    assert ("--hub_private_repo true" in sentence) == (circumstance == "seen by everybody")  # as it was asked
     assert set(published.models["me/bert"].head.files) == {"config.json", "model.safetensors"}
-    assert not {"somebody/emoclip", "me/unfinished"} & set(published.models)
+    assert "somebody/emoclip" not in published.models
+
+
+@pytest.mark.parametrize(
+    "circumstance, words",
+    [
+        ("unfinished", "no finished EmoCLIP: it holds no model.safetensors"),
+        ("damaged", "cut off or damaged"),
+        ("codeless", "no finished EmoCLIP: it holds no media_emoclip.py"),
+    ],
+)
+def test_what_is_not_whole_is_not_published(published, pushes, circumstance, words):
+    sentence = pushes[circumstance]
+    assert_one_sentence(sentence)
+    assert words in sentence and "--push_only" not in sentence  # again would be of no use
+    assert "me/unfinished" not in published.models
 
 
 def test_a_wrong_token_is_told_before_the_training_begins(published, pushes):
@@ -532,6 +553,12 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
     variant("me/cats", id2label={"0": "cat", "1": "dog"}, label2id={"cat": 0, "dog": 1})
     variant("me/towerless", loss_reduction="none")
     published.add("models", "me/cut", whole | {"model.safetensors": whole["model.safetensors"][:1_000_000]})
+    published.add("models", "me/listed", whole | {"config.json": b"[]"})
+    variant("me/wordless", words={"angry": ["angry"]})
+    variant("me/ageless", format_version=None)
+    for file in ("processor_config.json", "tokenizer.json"):
+        without = {name: data for name, data in whole.items() if name != file}
+        published.add("models", f"me/without-{file[:9]}", without)
     published.add("models", "me/weightless", {"config.json": whole["config.json"]})
     published.add("models", "me/typeless", {"config.json": b"{}", "model.safetensors": b"\0" * 64})
     words = {
@@ -547,11 +574,16 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
         "me/newer": "newer than the code",
         "me/cats": "`id2label`",
         "me/towerless": "`loss_reduction`",
+        "me/listed": "cannot be loaded",
+        "me/wordless": "`words`",
+        "me/ageless": "`format_version`",
+        "me/without-processor": "holds no processor_config.json",
+        "me/without-tokenizer": "holds no tokenizer.json",
     }
     code = """
         import json, os, sys
         from hub_emoclip import HubError, load_pipeline
-        from transformers import AutoModel
+        from transformers import AutoModel, pipeline
 
         answers = {}
         for name in json.loads(sys.argv[1]):
@@ -560,19 +592,20 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
             except HubError as error:
                 answers[name] = str(error)
         for name in ("me/cut", "me/cats", "me/towerless"):
-            try:
-                AutoModel.from_pretrained(name, trust_remote_code=True)
-            except ValueError as error:
-                answers[f"remote {name}"] = str(error)
+            for how in (AutoModel.from_pretrained, lambda name, **kw: pipeline("emotion-recognition", name, **kw)):
+                try:
+                    how(name, trust_remote_code=True)
+                except Exception as error:
+                    answers[f"remote {name}{len(answers)}"] = str(error)
         print(json.dumps(answers))
     """
     environment = published.environment(tmp_path, token=None) | {"PYTHONPATH": str(ROOT)}
     answers = python(tmp_path, code, json.dumps(list(words)), environment=environment)
-    words |= {f"remote {name}": words[name] for name in ("me/cut", "me/cats", "me/towerless")}
-    assert set(answers) == set(words)
-    for name, sentence in answers.items():
+    remote = [name for name in ("me/cut", "me/cats", "me/towerless") for _ in ("AutoModel", "pipeline")]
+    assert list(answers) == [*words, *(f"remote {name}{len(words) + i}" for i, name in enumerate(remote))]
+    for expected, sentence in zip([*words.values(), *(words[name] for name in remote)], answers.values()):
         assert_one_sentence(sentence)
-        assert words[name] in sentence, (name, sentence)
+        assert expected in sentence, sentence
 
 
 # --- Training on the Hub's data, and publishing what came of it

@@ -191,6 +191,45 @@ def test_what_is_not_an_input_is_refused(pipe):
         pipe(b"photo or recording?")
     with pytest.raises(TypeError, match="photo"):
         pipe({"photo": ASTRONAUT})
+    for arguments in ({"progress": print, "image": ASTRONAUT}, {"video": READING, "batch_size": 2}):
+        with pytest.raises(TypeError):
+            pipe(**arguments)
+    with pytest.raises(InputError, match="without the photo"):
+        pipe(audio=READING, face_box=(0, 0, 99, 99))
+    with pytest.raises(InputError, match="by itself"):
+        pipe([{"video": READING, "image": ASTRONAUT}])
+    for words in ("happy", [], [""], [3]):
+        with pytest.raises(ValueError, match="list of one or more words"):
+            pipe.compare_words(words, image=ASTRONAUT)
+        with pytest.raises(ValueError, match="list of one or more words"):
+            pipe.zero_shot(words, image=ASTRONAUT)
+
+
+@pytest.mark.parametrize(
+    "box", ["abc", [[1, 2], [3]], [1j, 0, 9, 9], (0, 0, 0, 9), (5, 5, 0.2, 0.2), (9e9, 0, 50, 50)]
+)
+def test_what_is_no_face_box_is_refused(pipe, astronaut, box):
+    with pytest.raises(InputError, match="face box"):
+        pipe(astronaut, face_box=box)
+
+
+def test_nothing_in_a_list_is_no_result(pipe):
+    assert pipe([]) == pipe(()) == []
+
+
+def test_videos_stand_among_other_inputs(pipe):
+    clip = str(ROOT / "examples" / "talking-portrait.mp4")
+    alone = pipe(video=clip)
+    named, photo, by_suffix = pipe([{"video": clip}, ASTRONAUT, clip], batch_size=2)
+    assert photo.face and photo.voice is None
+    for result in (named, by_suffix, pipe(clip), *pipe(path for path in [clip])):
+        assert result.seconds == alone.seconds and result.moments == alone.moments
+        assert result.fused.scores == pytest.approx(alone.fused.scores, abs=1e-4)
+
+
+def test_a_video_given_as_a_recording_says_that_it_was_not_looked_at(pipe):
+    result = pipe(audio=ROOT / "examples" / "talking-portrait.mp4")
+    assert result.voice and "only the sound was used" in result.messages[0]
 
 
 def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path, monkeypatch):
@@ -199,6 +238,26 @@ def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path, monkeyp
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["custom_pipelines"]["emotion-recognition"]["impl"] == "pipeline_emoclip.EmotionRecognitionPipeline"
     assert (tmp_path / "saved" / "pipeline_emoclip.py").is_file()
+    loaded = pipeline("emotion-recognition", str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
+    assert type(loaded.processor).__name__ == "EmoCLIPProcessor"
+    assert loaded(image=ASTRONAUT, audio=READING).to_dict() == pipe(image=ASTRONAUT, audio=READING).to_dict()
+
+
+def test_what_a_processor_was_changed_to_is_saved_with_the_pipeline(parts, tmp_path):
+    processor = EmoCLIPProcessor.from_pretrained(parts["model"].name_or_path)
+    processor.feature_extractor.chunk_length_s = 2.0
+    EmotionRecognitionPipeline(model=parts["model"], processor=processor).save_pretrained(tmp_path)
+    assert EmoCLIPProcessor.from_pretrained(tmp_path).feature_extractor.chunk_length_s == 2.0
+
+
+def test_a_model_saved_without_the_pipeline_does_not_speak_of_it(parts, tmp_path):
+    parts["model"].config.custom_pipelines = {"emotion-recognition": {"impl": "pipeline_emoclip.Any"}}
+    parts["model"].save_pretrained(tmp_path)
+    parts["processor"].save_pretrained(tmp_path)
+    assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
+    assert parts["model"].config.custom_pipelines  # of the one in memory, nothing changes
+    loaded = pipeline("emotion-recognition", str(tmp_path), trust_remote_code=True, device="cpu")
+    assert loaded(ASTRONAUT).face
 
 
 # --- Photos

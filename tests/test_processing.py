@@ -1,5 +1,6 @@
 """The processor: the mel recipe on any recording, pictures of any kind, text, and saving."""
 
+import math
 import os
 import subprocess
 import sys
@@ -182,7 +183,9 @@ def test_a_missing_rate_is_an_error(extractor, processor):
         (np.full(99, np.nan, "f4"), "not finite"),
         (np.array([0.0, np.inf], "f4"), "not finite"),
         (np.zeros(99, np.uint8), "uint8"),
-        (np.zeros(99, np.int32), "int32"),
+        (np.zeros(99, bool), "bool"),
+        (np.full(99, 3_000.0), "full scale"),
+        (np.array(["a", "b"]), "signed integers or floats"),
         (np.zeros(99, np.complex64), "complex"),
     ],
     ids=str,
@@ -193,10 +196,20 @@ def test_what_is_no_recording_is_refused_in_one_sentence(extractor, recording, e
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-@pytest.mark.parametrize("rate", [0, -16_000])
+@pytest.mark.parametrize("rate", [0, -16_000, 16, "16000", math.nan])
 def test_a_rate_that_is_none_is_refused(extractor, rate):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="samples a second"):
         extractor(chirp(), sampling_rate=rate)
+
+
+def test_every_kind_of_sample_gives_the_same_image(extractor):
+    samples = torch.from_numpy(chirp())
+    expected = extractor(samples, sampling_rate=RATE)["input_features"]
+    for same in (samples.requires_grad_(), samples.tolist(), (samples.detach() * 2**31).to(torch.int32)):
+        given = extractor([same] if isinstance(same, list) else same, sampling_rate=float(RATE))["input_features"]
+        assert torch.allclose(given, expected, atol=1e-3)
+    coarse = extractor(samples.detach().bfloat16(), sampling_rate=RATE)["input_features"]
+    assert (coarse - expected).abs().mean() < 0.3  # three digits of a sample are few, and no error
 
 
 def test_no_recording_in_the_list_is_refused(extractor):
@@ -217,6 +230,27 @@ def pixel_values(images: EmoCLIPImageProcessor, picture) -> torch.Tensor:
     side = images.size["height"]
     assert values.shape[1:] == (3, side, side) and values.dtype == torch.float32
     return values
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (np.zeros((48, 48), np.uint16), "uint16"),
+        (np.zeros((48, 48), bool), "bool"),
+        (torch.zeros(48, 48, dtype=torch.int64), "int64"),
+        (Image.new("I;16", (48, 48)), "I;16"),
+        (Image.new("F", (48, 48)), "mode F"),
+        (np.zeros((0, 48), np.uint8), "empty"),
+        (np.full((48, 48), 2.0), r"0\.\.1"),
+        ("face.png", "str"),
+        ([], "at least one"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else type(x).__name__,
+)
+def test_what_is_no_picture_is_refused_in_one_sentence(picture, words):
+    with pytest.raises(ValueError, match=words) as error:
+        EmoCLIPImageProcessor()(picture, return_tensors="pt")
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
 @pytest.mark.parametrize(

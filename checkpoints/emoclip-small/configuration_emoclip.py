@@ -250,7 +250,10 @@ class EmoCLIPConfig(PreTrainedConfig):
         if (kind := config_dict.get("model_type")) != cls.model_type:
             what = f"of the model type {kind!r}" if kind else "without a model type"
             raise ValueError(f"This is no EmoCLIP but a configuration {what}: name an EmoCLIP's folder or Hub id.")
-        if (version := config_dict.get("format_version", 1)) > FORMAT_VERSION:
+        version = config_dict.get("format_version", 1)
+        if not isinstance(version, int) or not isinstance(config_dict.get("id2label", {}), dict):
+            raise ValueError("The EmoCLIP's config.json is wrong: `format_version` or `id2label` is of another type.")
+        if version > FORMAT_VERSION:
             raise ValueError(
                 f"This EmoCLIP is newer than the code that reads it (format {version}, not {FORMAT_VERSION}): update "
                 "the code, or load it by the Auto classes with trust_remote_code=True, which bring its own."
@@ -293,6 +296,8 @@ class EmoCLIPConfig(PreTrainedConfig):
                 raise ValueError(f"`{head}_bias` must give a number to each of {list(prior)} alone, got {bias}.")
         if set(self.target_prior) != set(self.labels):
             raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
+        if self.words is not None and not all(self.words.get(label) for label in self.labels):
+            raise ValueError(f"`words` must name one or more for each of {self.labels}.")
         if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):
             raise ValueError(f"`loss_weights` has no term named {unknown}.")
 

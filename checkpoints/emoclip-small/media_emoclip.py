@@ -22,9 +22,9 @@ from huggingface_hub import get_session, hf_hub_download, hf_hub_url
 from PIL import Image, ImageOps
 
 try:
-    from .processing_emoclip import resample
+    from .processing_emoclip import InputError, check_rate, resample, to_mono
 except ImportError:
-    from processing_emoclip import resample
+    from processing_emoclip import InputError, check_rate, resample, to_mono
 try:
     import cv2
 except ImportError:
@@ -59,11 +59,11 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 
 # Recordings
 MAX_AUDIO_SECONDS = 600.0
-MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 768_000  # Hz
 SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's own noise
 # Containers that PyAV may open. Playlists and the like are left out: they name other files, which FFmpeg would open.
 AUDIO_CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,flac,wav,aac,aiff,caf,amr,asf,avi,mpegts,flv"
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm", ".weba", ".aif", ".aiff")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
 
 # Speech
 WINDOW_HOP_SECONDS = 1.5
@@ -83,14 +83,12 @@ YUNET_DOWNLOAD_SECONDS = 5.0
 Box = tuple[float, float, float, float]  # x, y, width, height
 ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 AudioSource = str | os.PathLike | bytes | dict[str, Any]
-
-
-class InputError(ValueError):
-    """A photo or recording that cannot be used: in `sentences`, one for each, what is wrong and what to do."""
-
-    def __init__(self, *sentences: str):
-        super().__init__(" ".join(sentences))
-        self.sentences = list(sentences)
+#: What else than a file each may be, in words.
+FORMS = {
+    "photo": ", a PIL image or an array",
+    "recording": ', or a dict with "array" and "sampling_rate"',
+    "video": "",
+}
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -163,11 +161,14 @@ def open_file(source: str | os.PathLike | bytes, what: str) -> io.BufferedIOBase
         stream, size = io.BytesIO(source), len(source)
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source)
+        if path.is_dir():
+            raise InputError(f"{path.resolve().name} is a folder: give the path of a {what} in it.")
         if not path.is_file():
             raise InputError(f"There is no file {path.name!r}: check the {what}'s path.")
         stream, size = path.open("rb"), path.stat().st_size
     else:
-        raise InputError(f"A {what} cannot be read from a {type(source).__name__}: give a path or a file's bytes.")
+        kind = type(source).__name__
+        raise InputError(f"A {what} cannot be read from a {kind}: give a path, a file's bytes{FORMS[what]}.")
     if size == 0:
         raise InputError(f"The {what} is an empty file: choose another one, or save it anew.")
     return stream
@@ -225,7 +226,8 @@ def load_audio(source: AudioSource, sampling_rate: int = 16_000) -> tuple[np.nda
 
     Args:
         source: a path, the bytes of a file, or a dict with "array" (or "raw") and "sampling_rate": (T,), or two
-            dimensions of which the shorter is the channels, integers or floats. Of a video, its first sound track.
+            dimensions of which the shorter is the channels, signed integers or floats from -1 to 1. Of a video, its
+            first sound track.
         sampling_rate: of the answer, in Hz.
     Returns:
         (T,) float32 samples, and sentences about the recording that the user should see.
@@ -238,7 +240,9 @@ def load_audio(source: AudioSource, sampling_rate: int = 16_000) -> tuple[np.nda
         samples, rate = _samples_from_dict(source)
     else:
         with open_file(source, "recording") as data:
-            samples, rate, whole = _read_recording(data)
+            samples, rate, whole, is_video = _read_recording(data)
+        if is_video:
+            notes.append("The recording is a video, of which only the sound was used: give it as a video to be seen.")
         if not whole:
             notes.append(f"The recording is damaged: only its first {len(samples) / rate:.1f} s could be read.")
     if len(samples) == 0:
@@ -252,29 +256,14 @@ def _samples_from_dict(source: dict[str, Any]) -> tuple[np.ndarray, int]:
     samples = source.get("array", source.get("raw"))
     if samples is None or source.get("sampling_rate") is None:
         raise InputError('A recording given as a dict needs "array" and "sampling_rate".')
-    samples, rate = np.asarray(samples), source["sampling_rate"]
-    _check_rate(rate)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=int(np.argmin(samples.shape))) / _full_scale(samples.dtype)
-    elif samples.ndim == 1:
-        samples = samples / _full_scale(samples.dtype)
-    else:
-        raise InputError(f"An array of samples must have one or two dimensions, and this one is {samples.shape}.")
+    samples = samples if torch.is_tensor(samples) else np.asarray(samples)
+    rate = check_rate(source["sampling_rate"])
+    if 0 in samples.shape:
+        return np.zeros(0, np.float32), rate
+    samples = to_mono(samples.T if samples.ndim == 2 and samples.shape[0] > samples.shape[1] else samples)
     if len(samples) > MAX_AUDIO_SECONDS * rate:
         raise _too_long(len(samples) / rate)
-    return samples.astype(np.float32), int(rate)
-
-
-def _full_scale(dtype: np.dtype) -> float:
-    return -float(np.iinfo(dtype).min) if np.issubdtype(dtype, np.signedinteger) else 1.0
-
-
-def _check_rate(rate: float) -> None:
-    if not MIN_SAMPLING_RATE <= rate <= MAX_SAMPLING_RATE:
-        raise InputError(
-            f"The recording has {rate} samples a second: it must be between {MIN_SAMPLING_RATE} and "
-            f"{MAX_SAMPLING_RATE}."
-        )
+    return samples.numpy(), rate
 
 
 def _too_long(seconds: float | None = None) -> InputError:
@@ -282,18 +271,19 @@ def _too_long(seconds: float | None = None) -> InputError:
     return InputError(f"The recording is too long{length}: cut it to at most {MAX_AUDIO_SECONDS / 60:.0f} minutes.")
 
 
-def _read_recording(data: io.BufferedIOBase) -> tuple[np.ndarray, int, bool]:
-    """(T,) float32 mono samples at the file's own rate, that rate, and whether the file could be read to its end.
+def _read_recording(data: io.BufferedIOBase) -> tuple[np.ndarray, int, bool, bool]:
+    """(T,) float32 mono samples at the file's own rate, that rate, whether the file could be read to its end, and
+    whether it holds a moving picture too.
 
     libsndfile reads WAV, FLAC, OGG and MP3; what it does not know (a browser's WebM or MP4) goes to PyAV.
     """
     if soundfile is not None:
         try:
             with soundfile.SoundFile(data) as sound:
-                _check_rate(sound.samplerate)
+                check_rate(sound.samplerate)
                 if 0 < sound.frames < 2**62 and sound.frames > MAX_AUDIO_SECONDS * sound.samplerate:
                     raise _too_long(sound.frames / sound.samplerate)
-                return _collect(_read_blocks(sound), sound.samplerate, soundfile.SoundFileError)
+                return *_collect(_read_blocks(sound), sound.samplerate, soundfile.SoundFileError), False
         except soundfile.SoundFileError:
             data.seek(0)
     if av is None:
@@ -307,17 +297,25 @@ def _read_recording(data: io.BufferedIOBase) -> tuple[np.ndarray, int, bool]:
             stream = container.streams.audio[0]
             if stream.codec_context is None:
                 raise ValueError("a codec that FFmpeg does not know")
-            _check_rate(stream.rate or 0)
+            check_rate(stream.rate or 0)
             if container.duration and container.duration / av.time_base > MAX_AUDIO_SECONDS:
                 raise _too_long(container.duration / av.time_base)
             # ValueError: damage made the layout of the channels change on the way
-            return _collect(_decode_blocks(container, stream), stream.rate, (av.FFmpegError, ValueError))
+            blocks = _decode_blocks(container, stream)
+            is_video = moving_picture(container) is not None
+            return *_collect(blocks, stream.rate, (av.FFmpegError, ValueError)), is_video
     except InputError:
         raise
     except (av.FFmpegError, ValueError):
         raise InputError(
             "The recording is not a sound file that can be read: choose a WAV, FLAC, OGG, MP3, WebM or MP4."
         ) from None
+
+
+def moving_picture(container: Any) -> Any | None:
+    """The first picture stream of PyAV's container that is more than a cover or a thumbnail, or None."""
+    still = av.stream.Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & still), None)
 
 
 def _read_blocks(sound: Any) -> Iterator[np.ndarray]:
@@ -487,15 +485,21 @@ def check_box(box: Any, width: int, height: int) -> Box:
     """The part of a caller's own face box (x, y, width, height) inside an image of `width` x `height` pixels.
 
     Raises:
-        InputError: it is no box, or lies outside the image.
+        InputError: it is no box, lies outside the image, or is too small to hold a face.
     """
-    values = np.asarray(box, dtype=np.float64)
+    try:
+        values = np.asarray(box, dtype=np.float64)
+    except (TypeError, ValueError):  # letters, rows of different lengths, complex numbers
+        values = np.zeros(0)
     if values.shape != (4,) or not np.isfinite(values).all() or values[2] <= 0 or values[3] <= 0:
         raise InputError("A face box must be (x, y, width, height) in pixels, with a width and height above 0.")
     x, y, box_width, box_height = values.tolist()
     if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
         raise InputError(f"The face box lies outside the photo of {width} x {height} pixels.")
-    return clip_box((x, y, box_width, box_height), width, height)
+    box = clip_box((x, y, box_width, box_height), width, height)
+    if max(box[2:]) < MIN_IMAGE_SIDE:
+        raise InputError(f"The face box holds {box[2]} x {box[3]} pixels: choose one of at least {MIN_IMAGE_SIDE}.")
+    return box
 
 
 # --------------------------------------------------------------------------------------------------------------------

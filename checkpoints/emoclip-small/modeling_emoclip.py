@@ -11,6 +11,7 @@ Shapes in the comments: B rows of a batch, D the joint space, C classes, H x W p
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -114,6 +115,13 @@ def is_distributed() -> bool:
 # ---------------------------------------------------------------------------------------------------------------------
 # Image tower
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Images (B, C, H, W) at `size`, in float32 where they were not: half precision has no antialiasing on a CPU."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
 
 
 class ModalityBatchNorm2d(nn.ModuleDict):
@@ -221,9 +229,7 @@ class ModifiedResNet(nn.Module):
 
     def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) pixels of one modality, resampled to its size if need be, to (B, D)."""
-        if x.shape[-2:] != self.image_sizes[modality]:  # in float32: half precision has no antialiasing on a CPU
-            x = F.interpolate(x.float(), self.image_sizes[modality], mode="bilinear", antialias=True)
-        x = x.to(self.conv1.weight.dtype)
+        x = resized(x, self.image_sizes[modality]).to(self.conv1.weight.dtype)
         x = F.relu(self.bn1(self.conv1(x), modality))
         x = F.relu(self.bn2(self.conv2(x), modality))
         x = F.relu(self.bn3(self.conv3(x), modality))
@@ -244,10 +250,8 @@ class ProjectedCLIPVisionModel(nn.Module):
 
     def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) pixels of any modality, resampled to the tower's square if need be, to (B, D)."""
-        x = x.to(self.projection.weight.dtype)
-        if x.shape[-2:] != (self.image_size, self.image_size):
-            x = F.interpolate(x, (self.image_size, self.image_size), mode="bilinear", antialias=True)
-        return self.projection(self.clip(pixel_values=x).pooler_output)
+        x = resized(x, (self.image_size, self.image_size))
+        return self.projection(self.clip(pixel_values=x.to(self.projection.weight.dtype)).pooler_output)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -584,8 +588,8 @@ class EmoCLIPEmotionOutput(ModelOutput):
         logits: (B, C) log-probabilities of the fused posterior.
         face_logits, voice_logits: (B, C) each head's logits, calibrated: their softmax is its posterior. -inf in the
             column of a class that the head was not taught. Without meaning in a row that lacks the modality.
-        agreement: (B,) log Z: above 0 face and voice agree, below 0 they conflict; 0 where one is missing or says
-            nothing.
+        agreement: (B,), see `fuse`: above 0 face and voice agree, below 0 they conflict; 0 where one is missing or
+            says nothing.
         image_embeds, audio_embeds, text_embeds: (B, D), L2-normalised.
     """
 
@@ -598,6 +602,11 @@ class EmoCLIPEmotionOutput(ModelOutput):
     image_embeds: torch.Tensor | None = None
     audio_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
+
+
+class CheckpointError(Exception):
+    """Weights that are damaged, or not those of this model. No ValueError: transformers' `pipeline` would catch that,
+    and show a traceback in the place of the sentence."""
 
 
 class EmoCLIPPreTrainedModel(PreTrainedModel):
@@ -636,26 +645,39 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
             for scale in (module.logit_scale, module.logit_scale_ai, module.logit_scale_at):
                 init.constant_(scale, self.config.logit_scale_init_value)
 
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As transformers' own. Where the pipeline's code does not lie in the folder, as `save_all` and the pipeline
+        put it there, config.json does not speak of it."""
+        pipelines = getattr(self.config, "custom_pipelines", None)
+        if pipelines is not None and not (Path(save_directory) / "pipeline_emoclip.py").is_file():
+            del self.config.custom_pipelines
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            if pipelines is not None:
+                self.config.custom_pipelines = pipelines
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """As transformers' own, but a checkpoint that lacks weights is refused, not filled up with random numbers;
         so is a pickle.
 
         Raises:
-            ValueError: one sentence that names what is missing or of another shape, or says that the file is damaged.
+            CheckpointError: one sentence that names what is missing or of another shape, or says that the file is
+                damaged.
         """
         kwargs |= {"ignore_mismatched_sizes": True, "use_safetensors": True}  # the former is reported below
         path = pretrained_model_name_or_path
         try:
             model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         except SafetensorError as error:
-            raise ValueError(
+            raise CheckpointError(
                 f"The weights of {path} are cut off or damaged ({error}); get model.safetensors anew."
             ) from None
         mismatched = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
         for keys, fault in ((sorted(info["missing_keys"]), "lacks"), (sorted(mismatched), "has another shape of")):
             if keys:
-                raise ValueError(
+                raise CheckpointError(
                     f"{path} {fault} {len(keys)} of {cls.__name__}'s weights "
                     f"({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}); use a whole checkpoint."
                 )
@@ -693,7 +715,7 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         torch.Size([1, 256])
         ```
         """
-        return BaseModelOutputWithPooling(pooler_output=self.vision_model(pixel_values, "image"))
+        return BaseModelOutputWithPooling(pooler_output=self._image_tower(pixel_values))
 
     def get_audio_features(
         self, input_features: torch.Tensor | None = None, input_values: torch.Tensor | None = None
@@ -704,9 +726,16 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             input_features: (B, 1, mel bands, frames) log-mel images, for the tower `shared`.
             input_values: (B, 1, T) waveforms at 44.1 kHz in int16 units, for the tower `esresnext_fbsp`.
         Raises:
-            ValueError: the tower takes the other one.
+            ValueError: neither is given, or the tower takes the other one.
         """
-        return BaseModelOutputWithPooling(pooler_output=self._audio_tower(self._audio(input_features, input_values)))
+        audio = self._audio(input_features, input_values)
+        if audio is None:
+            raise ValueError("The audio tower needs input_features or input_values, whichever its processor makes.")
+        return BaseModelOutputWithPooling(pooler_output=self._audio_tower(audio))
+
+    def _image_tower(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) faces to (B, D)."""
+        return self.vision_model(pixel_values, "image")
 
     def _audio(self, input_features: torch.Tensor | None, input_values: torch.Tensor | None) -> torch.Tensor | None:
         """The one of the two that the audio tower takes; None where neither is given."""
@@ -758,7 +787,7 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         `text`; zeros in rows that the masks (B,) bool say are absent."""
         audio = self._audio(input_features, input_values)
         features = {
-            "image": self._encode_rows(lambda x: self.vision_model(x, "image"), pixel_values, face_mask),
+            "image": self._encode_rows(self._image_tower, pixel_values, face_mask),
             "audio": self._encode_rows(self._audio_tower, audio, voice_mask),
         }
         if input_ids is not None:
@@ -912,14 +941,18 @@ class EmotionHead(nn.Module):
     ) -> torch.Tensor:
         """Cross-entropy of (B, C) logits and labels, summed over the rows where `mask` (B,) bool is True.
 
-        Labels are class indices (B,), which are refused where the head was not taught the class, or probabilities
-        (B, C), of which the taught classes' count.
+        Labels are class indices (B,), or probabilities (B, C), of which the taught classes' count.
+
+        Raises:
+            ValueError: an index of a class that the head was not taught.
         """
         columns = constant(self.columns, logits.device)
         if labels.ndim == 1:
-            lookup = torch.full((self.num_labels,), -1, device=labels.device)  # -1 is refused by cross_entropy
+            lookup = torch.full((self.num_labels,), -1, device=labels.device)
             lookup = lookup.index_copy(0, columns, torch.arange(len(self.columns), device=labels.device))
             targets = lookup[labels].masked_fill(~mask, 0)
+            if not torch.compiler.is_compiling() and (targets < 0).any():
+                raise ValueError(f"A label is of a class that this head was not taught; it knows {self.columns} only.")
         else:
             targets = labels[:, columns].masked_fill(~mask[:, None], 1 / len(self.columns))
             targets = targets / targets.sum(-1, keepdim=True)
@@ -1036,7 +1069,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
         Raises:
-            ValueError: neither a face nor a voice is given.
+            ValueError: neither a face nor a voice is given, or not as many of the one as of the other.
 
         ```python
         >>> inputs = processor(images=face, audio=voice, sampling_rate=16_000, return_tensors="pt")
@@ -1047,6 +1080,12 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         """
         if pixel_values is None and input_features is None and input_values is None:
             raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features or input_values), or both.")
+        voices = input_values if input_features is None else input_features
+        if pixel_values is not None and voices is not None and pixel_values.shape[0] != voices.shape[0]:
+            raise ValueError(
+                "The faces and voices of a batch belong together, row by row, and here are "
+                f"{len(pixel_values)} faces and {len(voices)} voices."
+            )
         features = self.emoclip.encode(
             pixel_values, input_features, input_values, input_ids, attention_mask, face_mask, voice_mask
         )

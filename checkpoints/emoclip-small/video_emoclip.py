@@ -36,6 +36,7 @@ try:
         SpeechDetector,
         clip_box,
         crop_face,
+        moving_picture,
         open_file,
         scored_windows,
     )
@@ -51,6 +52,7 @@ except ImportError:
         SpeechDetector,
         clip_box,
         crop_face,
+        moving_picture,
         open_file,
         scored_windows,
     )
@@ -244,11 +246,8 @@ class VideoReader:
             self._file.seek(0)
             options = {"format_whitelist": AUDIO_CONTAINERS, "protocol_whitelist": ""}
             self._container = av.open(self._file, options=options, metadata_errors="replace")
-            # Covers and thumbnails are pictures that do not move.
-            pictures = [
-                s for s in self._container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
-            ]
-            usable = [s for s in (*pictures[:1], *self._container.streams.audio[:1]) if s.codec_context is not None]
+            streams = (moving_picture(self._container), *self._container.streams.audio[:1])
+            usable = [stream for stream in streams if stream is not None and stream.codec_context is not None]
         except (av.FFmpegError, ValueError):
             self._file.close()
             raise _unreadable() from None
