@@ -83,7 +83,7 @@ FIRST_SEEN = {
     "Live": ".live .toggle",
     "Photo and voice": "#answer",
     "Words": "#words-answer",
-    "About": "#about .chart",
+    "About": "#about .headlines",
 }
 
 
@@ -493,7 +493,7 @@ def test_it_is_readable_everywhere(open_page, screenshots, name, options):
     sync_api.expect(page.locator("#words-answer .wordlist > li")).to_have_count(4)
     look("words", "#words-answer .word", "#words-answer .close > span")
     open_tab(page, "About")
-    look("about", "#about .chart .name", "#about .chart p", "#about .about p")
+    look("about", "#about .headlines li", "#about .chart p", "#about .about p")
 
 
 def contrast(page, selector: str) -> float:

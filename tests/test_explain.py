@@ -97,7 +97,7 @@ def pictures(html: str) -> list[np.ndarray]:
 
 
 def test_the_page_shows_a_map_of_each_source_and_says_whose_method_it_is(app):
-    html = app.why(str(ASTRONAUT), str(SHORT_READING))
+    html = app.why((str(ASTRONAUT), str(SHORT_READING)))
     face, voice = pictures(html)
     assert face.shape == (320, 320, 3) and voice.shape[1] > voice.shape[0]
     for picture in (face.astype(int), voice.astype(int)):
@@ -107,6 +107,6 @@ def test_the_page_shows_a_map_of_each_source_and_says_whose_method_it_is(app):
 
 
 def test_the_page_shows_what_there_is(app, tmp_path):
-    assert len(pictures(app.why(str(ASTRONAUT), None))) == len(pictures(app.why(None, str(SHORT_READING)))) == 1
+    assert len(pictures(app.why((str(ASTRONAUT), None)))) == len(pictures(app.why((None, str(SHORT_READING))))) == 1
     (tmp_path / "photo.jpg").write_bytes(b"none")
-    assert app.why(str(tmp_path / "photo.jpg"), None) == app.why(None, None) == ""
+    assert app.why((str(tmp_path / "photo.jpg"), None)) == app.why((None, None)) == ""
