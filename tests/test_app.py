@@ -5,6 +5,7 @@ import ast
 import asyncio
 import base64
 import json
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from gradio_client import Client, handle_file
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
-from test_pipeline import ASTRONAUT, LABELS, READING, broken_photos, broken_recordings
+from test_pipeline import ASTRONAUT, LABELS, READING, ROOT, broken_photos, broken_recordings
 
 import app_about
 import app_uploads
@@ -301,6 +302,23 @@ def test_it_is_asked_why_only_of_an_answer_and_of_what_was_answered(app):
     assert ask["visible"] and reasons == "" and answered == (None, str(READING))
     assert app.answer(None, None)[1]["visible"] is False
     assert "spoke for" in app.why(answered) and "in the face" not in app.why(answered)
+
+
+def test_the_readmes_client_prints_what_it_says(server, monkeypatch, capsys):
+    readme = (ROOT / "README.md").read_text()
+    code, printed = re.search(
+        r"```python\n(from gradio_client.*?)```\n\n```text\n(.*?)```", readme, re.DOTALL
+    ).groups()
+    monkeypatch.chdir(ROOT)
+    exec(code.replace("http://127.0.0.1:7860", server), {})
+    given = capsys.readouterr().out
+    given = given[given.index(printed.split()[0]) :]  # the client itself tells of its connection first
+    number = r"-?\d+\.\d+"
+    assert re.sub(number, "", given) == re.sub(number, "", printed)
+    # either detector's box
+    assert list(map(float, re.findall(number, given))) == pytest.approx(
+        list(map(float, re.findall(number, printed))), abs=0.15
+    )
 
 
 def test_words_may_come_as_one_string(client):
