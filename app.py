@@ -42,7 +42,7 @@ from pipeline_emoclip import EmotionRecognitionPipeline, EmotionResult, WordsRes
 
 HERE = Path(__file__).parent
 MODEL = os.environ.get("EMOCLIP_MODEL", str(HERE / "checkpoints" / "emoclip-small"))
-PHOTOS = {name: str(HERE / "examples" / f"{name}.jpg") for name in ("astronaut", "grace-hopper")}
+PHOTOS = {name: str(HERE / "examples" / f"{name}.jpg") for name in ("astronaut", "grace-hopper", "two-people")}
 MAX_WORDS, MAX_WORD_LENGTH = 12, 60
 RECORDINGS = {name: str(HERE / "examples" / f"{name}.flac") for name in ("reading", "reading-short")}
 
@@ -291,6 +291,7 @@ def photo_tab() -> None:
                     "Admiral and reader": [PHOTOS["grace-hopper"], RECORDINGS["reading-short"]],
                     "Admiral alone": [PHOTOS["grace-hopper"], None],
                     "Reader alone": [None, RECORDINGS["reading"]],
+                    "Two people": [PHOTOS["two-people"], None],
                 },
                 [photo, recording],
             )

@@ -305,10 +305,8 @@ def test_it_is_asked_why_only_of_an_answer_and_of_what_was_answered(app):
 
 
 def test_the_readmes_client_prints_what_it_says(server, monkeypatch, capsys):
-    readme = (ROOT / "README.md").read_text()
-    code, printed = re.search(
-        r"```python\n(from gradio_client.*?)```\n\n```text\n(.*?)```", readme, re.DOTALL
-    ).groups()
+    page = (ROOT / "README.md").read_text()
+    code, printed = re.search(r"```python\n(from gradio_client.*?)```\n\n```text\n(.*?)```", page, re.DOTALL).groups()
     monkeypatch.chdir(ROOT)
     exec(code.replace("http://127.0.0.1:7860", server), {})
     given = capsys.readouterr().out

@@ -203,6 +203,31 @@ def test_a_phones_heic_photo_is_shown_though_the_browser_cannot(open_page, tmp_p
     expect_face_boxed(page)
 
 
+def test_why_is_asked_of_the_answer_that_stands(open_page):
+    page = open_page()
+    ask, reasons = page.locator("#ask-why"), page.locator("#why")
+    analyze(page)
+    sync_api.expect(page.locator("#answer .headline")).to_contain_text("Nothing to go by")
+    sync_api.expect(ask).to_be_hidden()
+    page.get_by_role("button", name="Reader alone").click()
+    expect_scores(page, "Voice", "Together")
+    add(page, "photo", ASTRONAUT)  # not analysed
+    ask.click()
+    sync_api.expect(reasons).to_contain_text("What in the voice spoke for")
+    sync_api.expect(reasons).not_to_contain_text("in the face")
+    sync_api.expect(ask).to_be_hidden()
+    analyze(page)
+    expect_face_boxed(page)
+    sync_api.expect(reasons).to_be_empty()
+
+
+def test_several_people_stand_side_by_side(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Two people").click()
+    sync_api.expect(page.locator("#answer .faces > li")).to_have_count(2)
+    sync_api.expect(page.locator("#answer .frame .box")).to_have_count(2)
+
+
 def test_the_keyboard_is_enough_and_changes_are_announced(open_page):
     page = open_page()
     example = page.get_by_role("button", name="Admiral alone")

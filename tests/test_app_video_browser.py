@@ -134,14 +134,19 @@ def test_webcam_and_microphone(open_video):
     expect(page.locator("#video-answer .messages")).to_have_count(0)
 
 
-def test_a_long_one_can_be_cancelled_and_the_next_one_answered(open_video, clips, clip):
+def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, clips, clip):
     page = open_video()
     add(page, write(clips / "long.mp4", one_person(), seconds=60))
     analyze(page)
     expect(page.locator("#video-answer [role=progressbar]")).to_be_visible()
     expect(page.locator("#video-answer")).to_contain_text("left")  # how long it will take
+    other = open_video()
+    add(other, clip)
+    analyze(other)
+    expect(other.locator("#video-answer")).to_contain_text("Waiting for its turn")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#video-answer")).to_contain_text("Cancelled")
+    expect_answer(other)
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
     page.locator("#video").get_by_label("Clear").click()
     add(page, clip)
