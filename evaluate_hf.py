@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCardData
 
-from configuration_emoclip import EmoCLIPConfig
+from configuration_emoclip import LABELS, EmoCLIPConfig
 from data_emoclip import (
     FACE_SIZE,
     FACES_HUB_ID,
@@ -359,7 +359,7 @@ def markdown_table(results: dict) -> str:
             accuracy += f" ± {100 * figures['accuracy_spread']:.1f}"
         lines.append(f"| {what} | {split} | {figures['n']:,} | {accuracy} | {' | '.join(cells)} |")
     recalls = {name: results[name]["recall"] for name in ("face", "voice") if name in results}
-    emotions = list(dict.fromkeys(label for recall in recalls.values() for label in recall))
+    emotions = [label for label in LABELS if any(label in recall for recall in recalls.values())]
     if recalls:
         lines += ["", f"| recall % | {' | '.join(emotions)} |", f"| --- |{' --- |' * len(emotions)}"]
     for name, recall in recalls.items():
