@@ -366,6 +366,11 @@ def test_one_command_prints_and_writes_every_figure_with_n(folders):
 
 
 def test_a_model_that_is_not_there_ends_without_a_traceback(folders):
-    done = command(folders, "--model", "nowhere", "--faces", "none", "--voices", "none")
+    done = command(folders, "--model", "nowhere", "--faces", "none")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr and "For nowhere the Hub cannot be reached" in done.stderr
+
+
+def test_nothing_to_evaluate_leaves_the_results_as_they_are(folders):
+    done = command(folders, "--faces", "none", "--voices", "none")
+    assert done.returncode == 2 and "nothing to evaluate" in done.stderr
