@@ -189,20 +189,20 @@ class EmoCLIPConfig(PreTrainedConfig):
     text_config: dict | CLIPTextConfig | None = None
     audio_config: dict | EmoCLIPAudioConfig | None = None
     projection_dim: int = 256
-    logit_scale_init_value: float = 2.6592
+    logit_scale_init_value: float | int = 2.6592
 
     face_prior: dict[str, float] | None = None
     voice_prior: dict[str, float] | None = None
     target_prior: dict[str, float] | None = None
-    face_temperature: float = 1.0
-    voice_temperature: float = 1.0
+    face_temperature: float | int = 1.0
+    voice_temperature: float | int = 1.0
     face_bias: dict[str, float | int] | None = None
     voice_bias: dict[str, float | int] | None = None
 
     loss_weights: dict[str, float | int] | None = None
     loss_reduction: str = "clip"
-    label_smoothing: float = 0.1
-    classifier_dropout: float = 0.2
+    label_smoothing: float | int = 0.1
+    classifier_dropout: float | int = 0.2
 
     words: dict[str, list[str]] | None = None
     prompt_templates: list[str] | None = None

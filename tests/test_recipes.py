@@ -1,10 +1,11 @@
-"""benchmarks/recipe_search.py: a plan is trained, cut off, taken up again, and told in tables."""
+"""benchmarks/recipe_search.py: a plan is trained, cut off where time is up, and told in tables."""
 
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from test_data import TINY, write_faces, write_voices
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from recipe_search import command_line, interval, merged  # noqa: E402
+from recipe_search import command_line, interval, merged, train  # noqa: E402
 
 PLAN = {
     "arguments": {
@@ -51,8 +52,19 @@ def search(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_plan_is_cut_off_taken_up_and_told(folder):
-    assert "cut off" in search(folder, "--minutes", "0.01")
+def test_what_is_not_finished_in_time_is_cut_off_and_what_waits_is_not_begun(tmp_path, capsys):
+    sleeper = [sys.executable, "-c", "import time; print('begun', flush=True); time.sleep(600)"]
+    quick = [sys.executable, "-c", "print('well')"]
+    runs = [(tmp_path / "quick", quick), (tmp_path / "slow", sleeper), (tmp_path / "waiting", sleeper)]
+    start = time.monotonic()
+    train(runs, 1, start + 5)
+    assert time.monotonic() - start < 60
+    told = capsys.readouterr().out
+    assert "quick done" in told and "slow cut off" in told and "waiting" not in told
+    assert (tmp_path / "quick" / "train.log").read_text() == "well\n"
+
+
+def test_a_plan_is_trained_once_and_told(folder):
     told = search(folder)
     assert told.count(" done") == 4 and told.count("FAILED") == 2  # whoever fails does not stop the others
     assert "--train_share must be" in (folder / "runs" / "broken-seed0" / "train.log").read_text()
