@@ -12,7 +12,7 @@ for (const row of find(".bars").querySelectorAll("li"))
   colours[row.dataset.label] = row.style.getPropertyValue("--colour");
 
 const FRAME_SIDE = 480, FRAME_MILLISECONDS = 80, SOUND_SECONDS = 0.25, TIMELINE_SECONDS = 60;
-const HEADLINE_SECONDS = 1; // for which another verdict must hold before it is shown
+const HEADLINE_SECONDS = 0.6; // for which another verdict must hold before it is shown
 const INVITATION = find(".status").textContent;
 const WORDS = {
   speech: "hears you", listening: "listening …", silent: "silence", off: "microphone off", wait: "microphone on",
