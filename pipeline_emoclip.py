@@ -248,7 +248,7 @@ class EmotionRecognitionPipeline(Pipeline):
         item, errors = _Item(), []
         prepared = {"pixel_values": None, "voices": None, "items": [item]}
         if given.get("video") is not None:
-            if given.keys() != {"video"}:
+            if any(value is not None for name, value in given.items() if name != "video"):
                 raise InputError("A video is an input by itself: leave out what stands beside it.")
             item.video = given["video"]
             return prepared
