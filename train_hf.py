@@ -18,6 +18,7 @@ import logging
 import shlex
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -116,8 +117,12 @@ class DataArguments:
     voices_per_epoch: int | None = field(
         default=None, metadata={"help": "rows that carry a voice; by default each voice once"}
     )
-    votes: float = field(
-        default=0.3, metadata={"help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1"}
+    votes: list[float] = field(
+        default_factory=lambda: [0.3],
+        metadata={
+            "help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1: of both, or of the "
+            "face's and of the voice's"
+        },
     )
     mixup: float = field(
         default=0.2,
@@ -128,6 +133,12 @@ class DataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
+
+    def __post_init__(self):
+        votes = self.votes if isinstance(self.votes, list) else [self.votes]  # a file may give one number as it is
+        if len(votes) not in (1, 2) or not all(0 <= weight <= 1 for weight in votes):
+            raise ValueError("--votes takes one number from 0 to 1, or the face's and the voice's.")
+        self.votes = votes * 2 if len(votes) == 1 else votes
 
 
 @dataclass
@@ -187,9 +198,11 @@ class EmoCLIPTrainer(Trainer):
 
     live_weights = "live.safetensors"
 
-    def __init__(self, *args, processor: EmoCLIPProcessor, votes: float = 0.0, mixup: float = 0.0, **kwargs):
+    def __init__(
+        self, *args, processor: EmoCLIPProcessor, votes: Sequence[float] = (0.0, 0.0), mixup: float = 0.0, **kwargs
+    ):
         super().__init__(*args, processing_class=processor, data_collator=as_batch, **kwargs)
-        self.processor, self.votes, self.mixup = processor, votes, mixup
+        self.processor, self.votes, self.mixup = processor, dict(zip(("face", "voice"), votes)), mixup
         self.parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.teachers = [
             EmoCLIPForEmotionClassification.from_pretrained(name).to(
@@ -221,7 +234,7 @@ class EmoCLIPTrainer(Trainer):
             inputs["voice"] = "input_features", self.processor.feature_extractor.standardize(augment_voices(mels))
         for name, (key, values) in inputs.items():
             labels, mask = batch[f"{name}_labels"], batch[f"{name}_mask"]
-            targets = nn.functional.one_hot(labels, len(LABELS)).float().lerp(votes[name], self.votes)
+            targets = nn.functional.one_hot(labels, len(LABELS)).float().lerp(votes[name], self.votes[name])
             if self.mixup:
                 values, targets = mix(values, targets, mask, self.mixup)
             batch[key], batch[f"{name}_labels"] = values, targets

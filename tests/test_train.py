@@ -22,6 +22,7 @@ from data_emoclip import load_faces
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 from train_hf import (
+    DataArguments,
     EmoCLIPTrainer,
     EmoCLIPTrainingArguments,
     ModelArguments,
@@ -303,6 +304,14 @@ def test_calibration_never_worsens_the_likelihood_and_stays_finite(count):
         assert 0.05 < temperature < 20 and max(map(abs, bias)) < 5  # more than a few labels can tell
         calibrated = values / temperature + torch.tensor(bias)
         assert F.cross_entropy(calibrated, labels) <= F.cross_entropy(values, labels)
+
+
+def test_the_votes_weight_is_of_both_or_of_face_and_voice():
+    assert DataArguments().votes == [0.3, 0.3] and DataArguments(votes=0.5).votes == [0.5, 0.5]
+    assert DataArguments(votes=[1, 0.3]).votes == [1, 0.3]
+    for wrong in ([], [2], [0.1, 0.2, 0.3]):
+        with pytest.raises(ValueError, match="--votes"):
+            DataArguments(votes=wrong)
 
 
 def test_weights_decay_and_scales_biases_and_positions_do_not():
