@@ -17,7 +17,7 @@ from gradio_client import Client, handle_file
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
-from test_pipeline import ASTRONAUT, LABELS, READING, ROOT, broken_photos, broken_recordings
+from test_pipeline import ASTRONAUT, LABELS, READING, ROOT, assert_close, broken_photos, broken_recordings
 
 import app_about
 import app_uploads
@@ -47,21 +47,6 @@ def test_photo_alone_and_recording_alone(client):
     face, voice = analyze(client, image=ASTRONAUT), analyze(client, audio=READING)
     assert face["face"] and face["fused"] and face["voice"] is None and face["agreement"] is None
     assert voice["voice"] and voice["fused"] and voice["face"] is None and voice["agreement"] is None
-
-
-def assert_close(given: object, expected: object):
-    """The same JSON; numbers to 1e-4, for the server's threads add up in another order."""
-    assert type(given) is type(expected)
-    if isinstance(expected, dict):
-        assert list(given) == list(expected)
-        for name in expected:
-            assert_close(given[name], expected[name])
-    elif isinstance(expected, list):
-        assert len(given) == len(expected)
-        for pair in zip(given, expected):
-            assert_close(*pair)
-    else:
-        assert given == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
 
 
 def test_it_answers_what_the_pipeline_does(client, app):

@@ -274,8 +274,9 @@ def timeline_seconds(page) -> int:
 
 
 def bar_widths(page, card: str) -> list[str]:
-    bars = page.locator(f'.live .bars[aria-label="{card}"] .track i').all()
-    return [bar.evaluate("element => element.style.width") for bar in bars]
+    """Of one answer: asked for one by one, the bars would be of several."""
+    bars = page.locator(f'.live .bars[aria-label="{card}"] .track i')
+    return bars.evaluate_all("bars => bars.map((bar) => bar.style.width)")
 
 
 def until(page, condition: Callable[[], bool], seconds: float = 30) -> None:

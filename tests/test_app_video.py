@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
-from test_app import assert_close
-from test_pipeline import ASTRONAUT, LABELS, READING
+from test_pipeline import ASTRONAUT, LABELS, READING, assert_close
 from test_video import one_person, write
 
 import app_video

@@ -63,6 +63,21 @@ def speech() -> tuple[np.ndarray, int]:
     return soundfile.read(SHORT_READING, dtype="float32")
 
 
+def assert_close(given: object, expected: object):
+    """The same JSON; numbers to 1e-4, for threads, and a model loaded again, add up in another order."""
+    assert type(given) is type(expected)
+    if isinstance(expected, dict):
+        assert list(given) == list(expected)
+        for name in expected:
+            assert_close(given[name], expected[name])
+    elif isinstance(expected, list):
+        assert len(given) == len(expected)
+        for pair in zip(given, expected):
+            assert_close(*pair)
+    else:
+        assert given == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
+
+
 def encode_image(image: Image.Image, format: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
@@ -223,8 +238,7 @@ def test_videos_stand_among_other_inputs(pipe):
     named, photo, by_suffix = pipe([{"video": clip}, ASTRONAUT, clip], batch_size=2)
     assert photo.face and photo.voice is None
     for result in (named, by_suffix, pipe(clip), *pipe(path for path in [clip])):
-        assert result.seconds == alone.seconds and result.moments == alone.moments
-        assert result.fused.scores == pytest.approx(alone.fused.scores, abs=1e-4)
+        assert_close(result.to_dict(), alone.to_dict())
 
 
 def test_a_video_given_as_a_recording_says_that_it_was_not_looked_at(pipe):
@@ -240,7 +254,7 @@ def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path, monkeyp
     assert (tmp_path / "saved" / "pipeline_emoclip.py").is_file()
     loaded = pipeline("emotion-recognition", str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
     assert type(loaded.processor).__name__ == "EmoCLIPProcessor"
-    assert loaded(image=ASTRONAUT, audio=READING).to_dict() == pipe(image=ASTRONAUT, audio=READING).to_dict()
+    assert_close(loaded(image=ASTRONAUT, audio=READING).to_dict(), pipe(image=ASTRONAUT, audio=READING).to_dict())
 
 
 def test_what_a_processor_was_changed_to_is_saved_with_the_pipeline(parts, tmp_path):
