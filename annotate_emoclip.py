@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from app_views import ink, percent
 from video_emoclip import SAMPLES_PER_SECOND, Resampler, VideoReader, VideoResult, VideoSource, fit
 
 SHOWN_SIDE = 720  # pixels of the longer side
@@ -94,7 +95,7 @@ def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[st
                 (slice(b, d), slice(max(0, c - edge), c)),
             ):
                 pixels[rows, columns] = colour
-        tag = _tag(f"{face.label} {_percent(face.scores[face.label])}", colours[face.label], size)
+        tag = _tag(f"{face.label} {percent(face.scores[face.label])}", colours[face.label], size)
         above = top - tag.shape[0] - 2
         _paste(pixels, tag, left, above if above >= 0 else min(bottom + 2, height - tag.shape[0] - 2))
     if not result.timeline:
@@ -104,24 +105,14 @@ def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[st
     sources = (("together", point.fused if point.agreement is not None else None), ("voice", point.voice))
     for name, emotion in sources:
         if emotion is not None:
-            text = f"{name}: {emotion.label} {_percent(emotion.scores[emotion.label])}"
+            text = f"{name}: {emotion.label} {percent(emotion.scores[emotion.label])}"
             tag = _tag(text, colours[emotion.label], size)
             y -= tag.shape[0] + 3
             _paste(pixels, tag, size // 2, y)
 
 
-def _percent(score: float) -> str:
-    return f"{100 * score:.0f} %"
-
-
 def _rgb(colour: str) -> tuple[int, int, int]:
     return tuple(bytes.fromhex(colour.removeprefix("#")))
-
-
-def _ink(colour: str) -> tuple[int, int, int]:
-    """Dark letters, or light ones on a ground that is too dark for them (relative luminance by ITU-R BT.709)."""
-    red, green, blue = ((value / 255) ** 2.2 for value in _rgb(colour))
-    return (13, 13, 18) if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else (255, 255, 255)
 
 
 @functools.lru_cache(maxsize=512)
@@ -134,7 +125,7 @@ def _tag(text: str, colour: str, size: int) -> np.ndarray:
     tag = Image.new("RGBA", (width, height), (*_rgb(colour), 0))
     draw = ImageDraw.Draw(tag)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=0.7 * size, fill=(*_rgb(colour), 255))
-    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=_ink(colour))
+    draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=_rgb(ink(colour)))
     return np.asarray(tag.resize((width // 2, height // 2), Image.Resampling.LANCZOS))
 
 

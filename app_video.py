@@ -25,6 +25,7 @@ EXAMPLE = str(Path(__file__).parent / "examples" / "talking-portrait.mp4")
 PROGRESS_SECONDS = 0.3  # between two looks at how far it is
 ANALYSIS_SHARE = 0.5  # of the whole time; the rest draws the annotated video
 TIMELINE_COLUMNS = 300
+HIDDEN = gr.update(value=None, visible=False)  # the player, where there is nothing to play
 LIMITS = f"Up to {MAX_VIDEO_SECONDS / 60:.0f} minutes and {MAX_UPLOAD.removesuffix('mb')} MB. "
 LIMITS += "It is deleted from the server within minutes."
 
@@ -137,11 +138,10 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
             player.render()
             below.render()
     outputs = [above, player, below]
-    hidden = gr.update(value=None, visible=False)
     runs = []
     for begin in (start.click, example.then):
         begun = begin(
-            lambda: (WAITING, hidden, "", gr.update(interactive=True)),
+            lambda: (WAITING, HIDDEN, "", gr.update(interactive=True)),
             None,
             [*outputs, cancel],
             api_visibility="private",
@@ -155,7 +155,7 @@ def video_tab(pipe: EmotionRecognitionPipeline) -> None:
         runs.append(run)
     # What it shows comes after: an answer under way when it was cancelled would be written over it.
     cancel.click(None, None, None, cancels=runs, api_visibility="private").then(
-        lambda: (CANCELLED, hidden, "", gr.update(interactive=False)),
+        lambda: (CANCELLED, HIDDEN, "", gr.update(interactive=False)),
         None,
         [*outputs, cancel],
         api_visibility="private",
@@ -171,9 +171,8 @@ def _watch(pipe: EmotionRecognitionPipeline, path: str | None) -> Iterator[tuple
 
     Wherever it is stopped, the files are closed and the annotated video is deleted; Gradio deletes its own copy.
     """
-    hidden = gr.update(value=None, visible=False)
     if path is None:
-        yield _sentences(["No video was given: upload or record one."]), hidden, ""
+        yield _sentences(["No video was given: upload or record one."]), HIDDEN, ""
         return
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -186,9 +185,9 @@ def _watch(pipe: EmotionRecognitionPipeline, path: str | None) -> Iterator[tuple
                 steps = annotate_video(path, result, annotated, COLOURS)
                 yield from _progress(steps, "Drawing what was seen", started, ANALYSIS_SHARE, 1.0)
         except InputError as error:
-            yield _sentences(error.sentences), hidden, ""
+            yield _sentences(error.sentences), HIDDEN, ""
             return
-        shown = gr.update(value=str(annotated), visible=True) if result.people else hidden
+        shown = gr.update(value=str(annotated), visible=True) if result.people else HIDDEN
         yield _above(result), shown, _below(result)
 
 

@@ -33,8 +33,6 @@ COLOURS = {
     "sad": "#0072B2",
     "surprise": "#56B4E9",
 }
-#: Of letters on these colours: dark, and light where dark ones cannot be read.
-DARK, INK = "#0d0d12", {"sad": "#ffffff"}
 DETECTORS = {"yunet": "YuNet", "haar": "OpenCV’s Haar cascade"}
 NOT_TAUGHT = '<abbr title="The voice was not taught this emotion">n/a</abbr>'
 # A small face for each emotion: brows, eyes and mouth on a 48 x 48 disc.
@@ -73,6 +71,13 @@ def photo_answer(image: str | None, audio: str | None, result: EmotionResult) ->
   </div>
   {_spectrogram(audio, result)}
 </div>"""
+
+
+def ink(colour: str) -> str:
+    """Of letters on a colour, "#rrggbb" both: dark, or light where it is too dark for them (relative luminance by
+    ITU-R BT.709)."""
+    red, green, blue = ((value / 255) ** 2.2 for value in bytes.fromhex(colour.removeprefix("#")))
+    return "#0d0d12" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "#ffffff"
 
 
 def percent(score: float) -> str:
@@ -195,7 +200,7 @@ def _box(face: Emotion, width: int, height: int, main: bool) -> str:
     vertical = ("inside" if at_bottom else "below") if at_top else ""
     classes = f"box {'main' if main else ''} {vertical} {'right' if x + box_width / 2 > width / 2 else ''}"
     return (
-        f'<div class="{classes}" style="--colour:{COLOURS[face.label]};--ink:{INK.get(face.label, DARK)};'
+        f'<div class="{classes}" style="--colour:{COLOURS[face.label]};--ink:{ink(COLOURS[face.label])};'
         f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
         f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag}</span></div>'
     )
@@ -272,8 +277,8 @@ def live_view() -> str:
     empty = Emotion("", dict.fromkeys(COLOURS, 0.0))
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     glyphs = "".join(
-        f'<template data-glyph="{label}" data-ink="{INK.get(label, DARK)}">{glyph(label)}</template>'
-        for label in COLOURS
+        f'<template data-glyph="{label}" data-ink="{ink(colour)}">{glyph(label)}</template>'
+        for label, colour in COLOURS.items()
     )
     return f"""
 <div class="live" data-state="off">
