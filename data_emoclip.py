@@ -667,22 +667,32 @@ def rectangles(
 
 
 def mix(
-    values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, alpha: float
+    values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, alpha: float, cut: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixup (Zhang et al., 2018): each row's input and target with those of another, the larger part its own.
+    """Mixup (Zhang et al., 2018): each row's input and target with those of another, the larger part its own. Or
+    CutMix (Yun et al., 2019): a rectangle of the other's image, at most half of it, and as much of its target.
 
     Args:
-        values: (B, ...) inputs. targets: (B, C) probabilities. mask: (B,) bool, on the CPU, False where the row has
-            none: such a row is nobody's partner.
-        alpha: the larger part is that of a draw from Beta(alpha, alpha).
+        values: (B, ...) inputs, (B, C, H, W) where some are cut.
+        targets: (B, L) probabilities.
+        mask: (B,) bool, on the CPU, False where the row has none: such a row is nobody's partner.
+        alpha: mixup's larger part is that of a draw from Beta(alpha, alpha); 0 mixes nothing.
+        cut: the share of rows that CutMix mixes, in mixup's place.
     """
     rows = mask.nonzero().flatten()
     partners = torch.arange(len(values))
     partners[rows] = rows[torch.randperm(len(rows))]
-    own = torch.distributions.Beta(alpha, alpha).sample((len(values),))
-    own = torch.maximum(own, 1 - own).to(values.device, non_blocking=True)
+    own = torch.ones(len(values))
+    if alpha:
+        own = torch.distributions.Beta(alpha, alpha).sample((len(values),))
+    own = torch.maximum(own, 1 - own).to(values.device, non_blocking=True).view(-1, *[1] * (values.ndim - 1))
+    if cut:
+        height, width = values.shape[-2:]
+        pasted = rectangles(len(values), height, width, values.device, (0.2, 0.7), (0.2, 0.7))[:, None]
+        is_cut = (uniform(len(values), 0, 1, values.device) < cut).view(-1, 1, 1, 1)
+        own = torch.where(is_cut, 1 - pasted.float(), own)
     partners = partners.to(values.device, non_blocking=True)
-    return tuple(x[partners].lerp(x, own.view(-1, *[1] * (x.ndim - 1))) for x in (values, targets))
+    return values[partners].lerp(values, own), targets[partners].lerp(targets, own.flatten(1).mean(1, keepdim=True))
 
 
 def augment_waveforms(waveforms: torch.Tensor) -> torch.Tensor:

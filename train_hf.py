@@ -128,6 +128,9 @@ class DataArguments:
         default=0.2,
         metadata={"help": "alpha of the Beta distribution by which faces, and voices, are mixed; 0 is not"},
     )
+    cutmix: float = field(
+        default=0.0, metadata={"help": "share of the faces that get a rectangle of another instead of being mixed"}
+    )
     train_share: float = field(
         default=1.0, metadata={"help": "share of the training faces, and voices, that is used, drawn by --seed"}
     )
@@ -139,6 +142,8 @@ class DataArguments:
         if len(votes) not in (1, 2) or not all(0 <= weight <= 1 for weight in votes):
             raise ValueError("--votes takes one number from 0 to 1, or the face's and the voice's.")
         self.votes = votes * 2 if len(votes) == 1 else votes
+        if not 0 <= self.cutmix <= 1:
+            raise ValueError(f"--cutmix must be from 0 to 1, not {self.cutmix}.")
 
 
 @dataclass
@@ -199,10 +204,17 @@ class EmoCLIPTrainer(Trainer):
     live_weights = "live.safetensors"
 
     def __init__(
-        self, *args, processor: EmoCLIPProcessor, votes: Sequence[float] = (0.0, 0.0), mixup: float = 0.0, **kwargs
+        self,
+        *args,
+        processor: EmoCLIPProcessor,
+        votes: Sequence[float] = (0.0, 0.0),
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        **kwargs,
     ):
         super().__init__(*args, processing_class=processor, data_collator=as_batch, **kwargs)
-        self.processor, self.votes, self.mixup = processor, dict(zip(("face", "voice"), votes)), mixup
+        self.processor, self.votes = processor, dict(zip(("face", "voice"), votes))
+        self.mixup, self.cutmix = mixup, {"face": cutmix, "voice": 0.0}
         self.parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.teachers = [
             EmoCLIPForEmotionClassification.from_pretrained(name).to(
@@ -216,7 +228,7 @@ class EmoCLIPTrainer(Trainer):
             self.add_callback(AverageWeights(self))
         if self.args.compile_towers:
             for tower in (self.model.emoclip.vision_model, self.model.emoclip.text_model):
-                tower.compile(dynamic=True)
+                tower.compile()
 
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
         """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
@@ -235,8 +247,8 @@ class EmoCLIPTrainer(Trainer):
         for name, (key, values) in inputs.items():
             labels, mask = batch[f"{name}_labels"], batch[f"{name}_mask"]
             targets = nn.functional.one_hot(labels, len(LABELS)).float().lerp(votes[name], self.votes[name])
-            if self.mixup:
-                values, targets = mix(values, targets, mask, self.mixup)
+            if self.mixup or self.cutmix[name]:
+                values, targets = mix(values, targets, mask, self.mixup, self.cutmix[name])
             batch[key], batch[f"{name}_labels"] = values, targets
         if self.teachers:
             self.teach(batch)
@@ -632,6 +644,7 @@ def make_trainer(
         processor=processor,
         votes=data_args.votes,
         mixup=data_args.mixup,
+        cutmix=data_args.cutmix,
         compute_metrics=compute_metrics,
         callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],
     )

@@ -9,7 +9,8 @@ arguments of each, the one that the others are compared with first; and `seeds`.
 where there is but one seed. What was finished before is not run again; what was cut off by the limit, or by Ctrl-C,
 goes on from its last checkpoint. The tables that are printed are also in `table.md` beside these folders.
 
-Several processes share a GPU at the same time under NVIDIA's MPS: `nvidia-cuda-mps-control -d` first.
+Several processes share a GPU at the same time under NVIDIA's MPS: `nvidia-cuda-mps-control -d` first. Where there
+are several GPUs, each run has one, and the runs are spread over them.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,31 +55,39 @@ def command_line(arguments: dict) -> list[str]:
     return words
 
 
+def surroundings(slot: int, jobs: int) -> dict[str, str]:
+    """The environment of one of `jobs` processes: its share of the cores, of which each would otherwise start as many
+    threads as there are, and one of the GPUs."""
+    added = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    if torch.cuda.device_count() > 1:
+        added["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
+    return {**os.environ, **added}
+
+
 def train(waiting: list[tuple[Path, list[str]]], jobs: int, deadline: float):
     """Runs the commands, `jobs` at a time, each with its output in `train.log` of its folder, until the deadline, a
     value of `time.monotonic()`. One that fails does not stop the others."""
-    running: list[tuple[Path, subprocess.Popen]] = []
-    # The processes share the cores: each would otherwise start as many threads as there are.
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    running: dict[int, tuple[Path, subprocess.Popen]] = {}  # by slot, one of `jobs`
     try:
         while (waiting or running) and time.monotonic() < deadline:
-            while waiting and len(running) < jobs:
-                folder, arguments = waiting.pop(0)
-                folder.mkdir(parents=True, exist_ok=True)
-                with open(folder / "train.log", "a") as log:
-                    process = subprocess.Popen(arguments, stdout=log, stderr=log, env={**os.environ, **threads})
-                running.append((folder, process))
-                print(f"{folder.name} started", flush=True)
-            for folder, process in list(running):
+            for slot in range(jobs):
+                if waiting and slot not in running:
+                    folder, arguments = waiting.pop(0)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    with open(folder / "train.log", "a") as log:
+                        process = subprocess.Popen(arguments, stdout=log, stderr=log, env=surroundings(slot, jobs))
+                    running[slot] = folder, process
+                    print(f"{folder.name} started", flush=True)
+            for slot, (folder, process) in list(running.items()):
                 if process.poll() is not None:
-                    running.remove((folder, process))
+                    del running[slot]
                     how = "done" if process.returncode == 0 else f"FAILED, see {folder / 'train.log'}"
                     print(f"{folder.name} {how}", flush=True)
             time.sleep(POLL_SECONDS)
     finally:
-        for _, process in running:
+        for _, process in running.values():
             process.send_signal(signal.SIGTERM)
-        for folder, process in running:
+        for folder, process in running.values():
             try:
                 process.wait(KILL_SECONDS)
             except subprocess.TimeoutExpired:

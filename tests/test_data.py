@@ -771,6 +771,22 @@ def test_mixup_mixes_input_and_target_alike_and_only_with_those_that_are_there()
     assert torch.equal(values, torch.arange(1.0, 9.0)[:, None].repeat(1, 3) * mask[:, None])  # the originals stay
 
 
+def test_cutmix_pastes_a_rectangle_and_as_much_of_the_target():
+    torch.manual_seed(0)
+    values, targets = torch.arange(1.0, 9.0).view(-1, 1, 1, 1).repeat(1, 3, 32, 32), torch.eye(8)
+    mask = torch.arange(8) != 7
+    mixed, mixed_targets = mix(values, targets, mask, alpha=0, cut=1)
+    for row, (image, target) in enumerate(zip(mixed, mixed_targets)):
+        pasted = image[0] != row + 1
+        assert (image == image[0]).all() and torch.equal(pasted, pasted.any(1)[:, None] & pasted.any(0))
+        assert target[row] == pytest.approx(1 - pasted.float().mean().item()) and target.sum() == pytest.approx(1)
+        assert target[row] >= 0.5 and len(image.unique()) == 2 - (target[row] == 1).int()
+    assert torch.equal(mixed[7], values[7]) and not mixed_targets[:7, 7].any()
+    half, half_targets = mix(values.repeat(50, 1, 1, 1), targets.repeat(50, 1), mask.repeat(50), alpha=0, cut=0.5)
+    untouched = (half == values.repeat(50, 1, 1, 1)).flatten(1).all(1)
+    assert 0.4 < untouched.float().mean() < 0.8 and (half_targets[untouched].amax(1) == 1).all()
+
+
 def test_the_start_and_the_length_of_a_voice_are_moved():
     mels = torch.zeros(200, 128, 188, dtype=torch.uint8)
     mels[:, 20:108, 60:100] = 250
