@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -280,29 +281,43 @@ def test_voices_are_scored_by_group(parts):
     }
 
 
-def test_five_folds_are_trained_scored_and_not_trained_again(tmp_path, parts, monkeypatch):
-    """Every fold is tested on its own actors by a model of its own; here they stand ready but for one."""
+@pytest.fixture
+def folds(tmp_path, parts) -> Path:
+    """The folders of folds 0, 1, 2 and 4, each tested on its actors by a model of its own."""
     write_voices(tmp_path / "voices", sentences=("DFA",))
     voices = evaluate_hf.load_voices(str(tmp_path / "voices"), parts[1].feature_extractor)
+    for fold in (0, 1, 2, 4):
+        (tmp_path / f"fold{fold}").mkdir()
+        figures = evaluate_hf.evaluate_split(*parts, None, evaluate_hf.split_voices(voices, fold), "test")
+        evaluate_hf.write_results(figures, tmp_path / f"fold{fold}" / "results.json")
+    return tmp_path
+
+
+def test_five_folds_are_trained_tested_and_not_trained_again(folds, monkeypatch):
     trained = []
 
     def train(command: list[str], check: bool):
-        folder = Path(command[command.index("--output_dir") + 1])
-        trained.append((command[command.index("--fold") + 1], command[-2:]))
-        save_all(*parts, folder)
-        (folder / "results.json").write_text("{}")
+        trained.append(command[2:])
+        shutil.copytree(folds / "fold2", folds / "fold3")
+        text = (folds / "fold2" / "results.json").read_text().replace("fold 2", "fold 3")
+        (folds / "fold3" / "results.json").write_text(text)
 
     monkeypatch.setattr(evaluate_hf.subprocess, "run", train)
-    for fold in (0, 1, 2, 4):
-        train(["--fold", str(fold), "--output_dir", str(tmp_path / "folds" / f"fold{fold}")], check=True)
-    trained.clear()
-    figures = evaluate_hf.evaluate_folds(tmp_path / "folds", voices, ["--num_train_epochs", "2"])
-    assert trained == [("3", ["--num_train_epochs", "2"])]
+    figures = evaluate_hf.evaluate_folds(folds, ["--num_train_epochs", "2"])
+    output = ["--output_dir", str(folds / "fold3"), "--do_predict", "true"]
+    assert trained == [["--fold", "3", *output, "--num_train_epochs", "2"]]
     assert [each["fold"] for each in figures["folds"]] == [0, 1, 2, 3, 4]
-    assert figures["n"] == sum(each["n"] for each in figures["folds"]) == len(voices)
-    accuracies = [each["accuracy"] for each in figures["folds"]]
-    assert figures["accuracy"] == pytest.approx(np.mean(accuracies))
-    assert figures["accuracy_spread"] == pytest.approx(np.std(accuracies))
+    assert figures["n"] == sum(each["n"] for each in figures["folds"]) > 0
+    for name in ("accuracy", "mean_recall", "macro_f1", "calibration_error", "expected_if_calibrated"):
+        assert figures[name] == pytest.approx(np.mean([each[name] for each in figures["folds"]]))
+    assert figures["accuracy_spread"] == pytest.approx(np.std([each["accuracy"] for each in figures["folds"]]))
+    assert "| voice, mean of five folds | folds 0 to 4 |" in markdown_table({"splits": {}, "voice_folds": figures})
+
+
+def test_a_fold_that_was_tested_on_something_else_is_refused(folds):
+    shutil.copytree(folds / "fold2", folds / "fold3")
+    with pytest.raises(ValueError, match="fold3 was not tested on fold 3: train it with --do_predict"):
+        evaluate_hf.evaluate_folds(folds, [])
 
 
 def test_the_picture_is_drawn(tmp_path, parts):
