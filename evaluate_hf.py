@@ -417,13 +417,12 @@ def evaluate_folds(folder: Path, train_arguments: list[str]) -> dict:
     Raises:
         ValueError: what `folder` holds of a fold was tested on something else.
     """
-    folds = []
+    script, folds = str(Path(__file__).with_name("train_hf.py")), []
     for fold in range(FOLDS):
         output = folder / f"fold{fold}"
         if not (output / "results.json").is_file():  # the last thing that a training writes
-            command = ["train_hf.py", "--fold", str(fold), "--output_dir", str(output), "--do_predict", "true"]
-            command[0] = str(Path(__file__).with_name(command[0]))
-            subprocess.run([sys.executable, *command, *train_arguments], check=True)
+            arguments = ["--fold", str(fold), "--output_dir", str(output), "--do_predict", "true", *train_arguments]
+            subprocess.run([sys.executable, script, *arguments], check=True)
         results = json.loads((output / "results.json").read_text())
         if results.get("splits", {}).get("voice") != f"fold {fold}":
             raise ValueError(f"{output} was not tested on fold {fold}: train it with --do_predict, or remove it.")
@@ -657,12 +656,6 @@ def main():
     model, processor = pipe.model, pipe.processor
     if args.card and not (Path(args.model) / "training.json").is_file():
         sys.exit(f"evaluate_hf.py: {args.model} has no training.json, from which its card says how it was trained.")
-    try:
-        faces = None if args.faces == "none" else load_faces(args.faces)
-        voices = None if args.voices == "none" else load_voices(args.voices, processor.feature_extractor)
-        split = None if voices is None else split_voices(voices, args.fold)
-    except (OSError, ValueError) as error:
-        sys.exit(f"evaluate_hf.py: {error}")
     output = Path(args.output)
     results = json.loads(output.read_text()) if output.is_file() else {}
     if args.protocol == "cremad-5fold":
@@ -671,8 +664,16 @@ def main():
             results["voice_folds"] = evaluate_folds(Path(args.folds), [*sources, *train_arguments])
         except ValueError as error:
             sys.exit(f"evaluate_hf.py: {error}")
+        except subprocess.CalledProcessError:
+            sys.exit("evaluate_hf.py: a fold's training failed, as told above; once that is mended, the same command goes on.")
         results.setdefault("splits", {})  # of the other protocol, where it was run
     else:
+        try:
+            faces = None if args.faces == "none" else load_faces(args.faces)
+            voices = None if args.voices == "none" else load_voices(args.voices, processor.feature_extractor)
+            split = None if voices is None else split_voices(voices, args.fold)
+        except (OSError, ValueError) as error:
+            sys.exit(f"evaluate_hf.py: {error}")
         if torch.cuda.is_available():
             model.cuda()
         folds = {name: value for name, value in results.items() if name == "voice_folds"}

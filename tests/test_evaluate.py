@@ -293,14 +293,19 @@ def folds(tmp_path, parts) -> Path:
     return tmp_path
 
 
+def finish_fold3(folds: Path):
+    """Gives fold 3 the figures of fold 2, as its own."""
+    (folds / "fold3").mkdir()
+    text = (folds / "fold2" / "results.json").read_text().replace("fold 2", "fold 3")
+    (folds / "fold3" / "results.json").write_text(text)
+
+
 def test_five_folds_are_trained_tested_and_not_trained_again(folds, monkeypatch):
     trained = []
 
     def train(command: list[str], check: bool):
         trained.append(command[2:])
-        shutil.copytree(folds / "fold2", folds / "fold3")
-        text = (folds / "fold2" / "results.json").read_text().replace("fold 2", "fold 3")
-        (folds / "fold3" / "results.json").write_text(text)
+        finish_fold3(folds)
 
     monkeypatch.setattr(evaluate_hf.subprocess, "run", train)
     figures = evaluate_hf.evaluate_folds(folds, ["--num_train_epochs", "2"])
@@ -384,6 +389,20 @@ def test_a_model_that_is_not_there_ends_without_a_traceback(folders):
     done = command(folders, "--model", "nowhere", "--faces", "none")
     assert done.returncode != 0
     assert "Traceback" not in done.stderr and "For nowhere the Hub cannot be reached" in done.stderr
+
+
+def test_folds_that_are_tested_need_no_data_and_a_training_that_fails_no_traceback(folders, folds):
+    finish_fold3(folds)
+    arguments = ["--model", "model", "--faces", "nowhere", "--protocol", "cremad-5fold"]
+    arguments += ["--folds", str(folds), "--output", "folds.json"]
+    done = command(folders, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "voice, mean of five folds" in done.stdout
+    assert len(json.loads((folders / "folds.json").read_text())["voice_folds"]["folds"]) == 5
+    shutil.rmtree(folds / "fold4")
+    done = command(folders, *arguments)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "train_hf.py: " in done.stderr and "a fold's training failed, as told above" in done.stderr
 
 
 def test_nothing_to_evaluate_leaves_the_results_as_they_are(folders):
