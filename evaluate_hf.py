@@ -665,7 +665,7 @@ def main():
         except ValueError as error:
             sys.exit(f"evaluate_hf.py: {error}")
         except subprocess.CalledProcessError:
-            sys.exit("evaluate_hf.py: a fold's training failed, as told above; once that is mended, the same command goes on.")
+            sys.exit("evaluate_hf.py: a fold's training failed, as told above; the same command goes on from there.")
         results.setdefault("splits", {})  # of the other protocol, where it was run
     else:
         try:
