@@ -186,8 +186,11 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self.fp16 = self.fp16 or (torch.cuda.is_available() and not GPU_HAS_BF16 and not self.use_cpu)
         self.bf16 = self.bf16 and not self.fp16
-        # Trainer would compile the whole model; its rows and losses have shapes of their own in every batch.
-        self.compile_towers, self.torch_compile = self.torch_compile, False
+        if self.torch_compile or self.torch_compile_mode or self.torch_compile_backend:
+            raise ValueError(
+                "--torch_compile is not for EmoCLIP: its batches differ in how many faces and voices they hold, and "
+                "compiling for that takes minutes. Leave it out; larger batches keep a GPU busy."
+            )
         self.dataloader_pin_memory = False  # what can be pinned is on the GPU already
         self.remove_unused_columns = False  # FaceVoiceDataset gives exactly what is used
         self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
@@ -226,9 +229,6 @@ class EmoCLIPTrainer(Trainer):
         if self.args.ema_decay:
             self.average = AveragedModel(self.model, multi_avg_fn=self.average_tensors, use_buffers=True)
             self.add_callback(AverageWeights(self))
-        if self.args.compile_towers:
-            for tower in (self.model.emoclip.vision_model, self.model.emoclip.text_model):
-                tower.compile()
 
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
         """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
@@ -307,7 +307,6 @@ class EmoCLIPTrainer(Trainer):
 
     def train(self, *args, **kwargs) -> TrainOutput:
         result = super().train(*args, **kwargs)
-        torch.compiler.set_stance("force_eager")
         if self.average is not None and not self.args.load_best_model_at_end:
             self.model.load_state_dict(self.average.module.state_dict())
         return result
@@ -315,10 +314,6 @@ class EmoCLIPTrainer(Trainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         with self.averaged():
             return super().evaluate(*args, **kwargs)
-
-    def prediction_step(self, *args, **kwargs):
-        with torch.compiler.set_stance("force_eager"):  # compiling for evaluation would take longer than evaluation
-            return super().prediction_step(*args, **kwargs)
 
     def _save(self, output_dir: str, state_dict: dict | None = None):
         if self.average is None:

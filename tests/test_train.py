@@ -314,6 +314,12 @@ def test_the_votes_weight_is_of_both_or_of_face_and_voice():
             DataArguments(votes=wrong)
 
 
+def test_compiling_is_refused_in_a_sentence():
+    for arguments in ({"torch_compile": True}, {"torch_compile_mode": "reduce-overhead"}):
+        with pytest.raises(ValueError, match="^--torch_compile is not for EmoCLIP: .*Leave it out"):
+            EmoCLIPTrainingArguments(use_cpu=True, **arguments)
+
+
 def test_weights_decay_and_scales_biases_and_positions_do_not():
     model = EmoCLIPForEmotionClassification(EmoCLIPConfig(**TINY))
     decaying = set(EmoCLIPTrainer.get_decay_parameter_names(None, model))
