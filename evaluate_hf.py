@@ -507,6 +507,8 @@ def write_card(folder: Path, results: dict):
         f"{i}. `{stage['command']}`: {stage['rows']['faces']:,} faces and {stage['rows']['voices']:,} voices, "
         f"{stage['epochs']} epochs, seed {stage['seed']}, {stage['precision']} on {stage['device']}, "
         f"{stage['seconds'] / 60:.0f} minutes"
+        if stage["epochs"]
+        else f"{i}. `{stage['command']}`: the heads calibrated anew, the weights as they were"
         for i, stage in enumerate(training, 1)
     )
     pipe = load_pipeline(folder, device="cpu")
@@ -520,10 +522,11 @@ def write_card(folder: Path, results: dict):
         table=markdown_table(results),
         training=stages,
         calibration="\n".join(
-            f"| {head} | {getattr(config, f'{head}_temperature')} | "
-            + " | ".join(f"{getattr(config, f'{head}_bias').get(label, '')}" for label in config.labels)
+            f"| {head}: {what} | "
+            + " | ".join(f"{getattr(config, f'{head}_{what}').get(label, '')}" for label in config.labels)
             + " |"
             for head in ("face", "voice")
+            for what in ("temperature", "bias")
         ),
         emotions=" | ".join(config.labels),
     )
@@ -580,11 +583,11 @@ folds' standard deviation). Words "held out" were never seen by the text tower.
 
 {training}
 
-Each head's logits are divided by a temperature, and a bias is added to each, both fitted on validation data
-(bias-corrected temperature scaling, Alexandari et al., 2020):
+Each of a head's logits is divided by a temperature, and a bias is added to it, both fitted on validation data (vector
+scaling, Guo et al., 2017):
 
-| head | temperature | {emotions} |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| head | {emotions} |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {calibration}
 
 ## Limits and responsible use

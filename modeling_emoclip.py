@@ -974,11 +974,15 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         self.post_init()
 
     def calibrate(self, head: str, logits: torch.Tensor, undo: bool = False) -> torch.Tensor:
-        """The `face` or `voice` head's own logits (B, C), divided by its temperature and moved by its biases
-        (bias-corrected temperature scaling, Alexandari et al., 2020); or these, where it is to be undone, as they
-        were."""
-        temperature, bias = (getattr(self.config, f"{head}_{what}") for what in ("temperature", "bias"))
-        bias = constant([bias.get(label, 0.0) for label in self.config.labels], logits.device).to(logits.dtype)
+        """The `face` or `voice` head's own logits (B, C), each divided by its class's temperature and moved by its
+        bias (vector scaling, Guo et al., 2017); or these, where it is to be undone, as they were."""
+        temperature, bias = (
+            constant([values.get(label, absent) for label in self.config.labels], logits.device).to(logits.dtype)
+            for values, absent in (
+                (getattr(self.config, f"{head}_temperature"), 1.0),
+                (getattr(self.config, f"{head}_bias"), 0.0),
+            )
+        )
         return (logits - bias) * temperature if undo else logits / temperature + bias
 
     def fuse(

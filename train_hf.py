@@ -7,6 +7,7 @@
     torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
     python train_hf.py --init_from checkpoints/audioclip --learning_rate 1e-3 --backbone_learning_rate 1e-5 \\
         --freeze text --per_device_train_batch_size 64        # from AudioCLIP, see convert_audioclip.py
+    python train_hf.py --init_from outputs/mine --num_train_epochs 0 --output_dir outputs/calibrated   # the heads only
     python train_hf.py --vision_model openai/clip-vit-base-patch16
     python train_hf.py recipe.json                            # every argument from a file
 
@@ -68,6 +69,7 @@ from data_emoclip import (
 )
 from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
 from hub_emoclip import HubError, UnfinishedError, fetch, open_repository, publish
+from media_emoclip import FaceDetector, SpeechDetector
 from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all
 from processing_emoclip import (
@@ -397,26 +399,28 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return metrics | {"accuracy": sum(alone) / len(alone)}
 
 
-def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, list[float]]:
-    """The temperature and the biases (C,) under which `labels` (n,) are likeliest, given `logits` (n, C), as
-    `EmoCLIPForEmotionClassification.calibrate` applies them. The bias of a class not taught, of logit -inf, is 0.
+def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], list[float]]:
+    """The temperatures (C,) and the biases (C,) under which `labels` (n,) are likeliest, given `logits` (n, C), as
+    `EmoCLIPForEmotionClassification.calibrate` applies them. A class not taught, of logit -inf, has
+    temperature 1 and bias 0.
 
-    One standard normal prior for each, beside n labels, keeps them finite where a few labels would not.
+    One standard normal prior for each bias and logarithm of a temperature, beside n labels, keeps them finite where a
+    few labels would not.
     """
     logits = logits.double().clamp(min=-1e4)  # a gradient does not survive the -inf of a class not taught
-    parameters = torch.zeros(1 + logits.shape[1], dtype=torch.float64, requires_grad=True)  # log temperature, biases
+    parameters = torch.zeros(2, logits.shape[1], dtype=torch.float64, requires_grad=True)  # log temperatures, biases
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(logits / parameters[0].exp() + parameters[1:], labels)
+        loss = nn.functional.cross_entropy(logits / parameters[0].exp() + parameters[1], labels)
         loss = loss + parameters.square().sum() / (2 * len(labels))
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    temperature, *bias = (round(value, 4) for value in [parameters[0].exp().item(), *parameters[1:].tolist()])
-    return temperature, bias
+    temperature, bias = parameters[0].exp().tolist(), parameters[1].tolist()
+    return [round(value, 4) for value in temperature], [round(value, 4) for value in bias]
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -468,8 +472,8 @@ def build(
         "face_prior": face_prior,
         "voice_prior": class_shares(voice_labels, VOICE_LABELS),
         "target_prior": face_prior,
-        "face_temperature": 1.0,
-        "voice_temperature": 1.0,
+        "face_temperature": dict.fromkeys(LABELS, 1.0),
+        "voice_temperature": dict.fromkeys(VOICE_LABELS, 1.0),
         "face_bias": dict.fromkeys(LABELS, 0.0),
         "voice_bias": dict.fromkeys(VOICE_LABELS, 0.0),
     }
@@ -560,10 +564,10 @@ def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction
     _, *logits = (torch.as_tensor(x).float() for x in prediction.predictions)
     *labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
     for head, head_logits, head_labels, rows in zip(("face", "voice"), logits, labels, (has_face, has_voice)):
-        temperature, bias = fit_calibration(head_logits[rows], head_labels[rows])
         taught = getattr(model.config, f"{head}_prior")
-        setattr(model.config, f"{head}_temperature", temperature)
-        setattr(model.config, f"{head}_bias", {name: b for name, b in zip(LABELS, bias) if name in taught})
+        for what, values in zip(("temperature", "bias"), fit_calibration(head_logits[rows], head_labels[rows])):
+            by_name = {name: value for name, value in zip(LABELS, values) if name in taught}
+            setattr(model.config, f"{head}_{what}", by_name)
 
 
 def describe_training(
@@ -664,7 +668,10 @@ def main():
     publishes, args.push_to_hub = args.push_to_hub, False  # Trainer itself would upload what is not finished
     set_seed(args.seed)
     try:
-        if publishes and args.process_index == 0:  # what would fail, fails before the training
+        # What would fail at the end, fails before the training: the card's example, and publishing.
+        FaceDetector()
+        SpeechDetector()
+        if publishes and args.process_index == 0:
             name = args.hub_model_id or Path(args.output_dir).resolve().name
             open_repository(name, args.hub_token, args.hub_private_repo)
         base_model = (model_args.vision_model or model_args.init_from or "").partition("@")[0]
@@ -674,7 +681,7 @@ def main():
             model_args.init_from = str(fetch(model_args.init_from))
         args.teachers = [str(fetch(name)) for name in args.teachers]
         trainer, faces, voices = make_trainer(model_args, data_args, args)
-    except (CheckpointError, OSError, ValueError) as error:
+    except (CheckpointError, ImportError, OSError, ValueError) as error:
         sys.exit(f"train_hf.py: {error}")
 
     resume = args.resume_from_checkpoint

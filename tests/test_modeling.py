@@ -389,11 +389,14 @@ def test_a_happy_face_with_a_happy_voice_agrees_and_with_a_sad_one_conflicts(fus
 def test_logits_are_the_fusion_of_the_heads_posteriors(fusion):
     batch = make_batch()
     model = copy.deepcopy(fusion)
-    model.config.face_temperature, model.config.voice_temperature = 2.0, 0.5
+    model.config.face_temperature = {label: 1 + i for i, label in enumerate(LABELS)}
+    model.config.voice_temperature = dict.fromkeys(VOICE_LABELS, 0.5)
     model.config.face_bias = {label: 0.1 * i for i, label in enumerate(LABELS)}
     with torch.no_grad():
         plain, scaled = fusion(**batch), model(**batch)
-    assert torch.allclose(scaled.face_logits, plain.face_logits / 2 + 0.1 * torch.arange(7), atol=1e-6)
+    assert torch.allclose(
+        scaled.face_logits, plain.face_logits / torch.arange(1, 8) + 0.1 * torch.arange(7), atol=1e-6
+    )
     assert torch.allclose(scaled.voice_logits[:, :6], plain.voice_logits[:, :6] * 2, atol=1e-6)
     for head in ("face", "voice"):
         before = model.calibrate(head, getattr(scaled, f"{head}_logits"), undo=True)
@@ -750,8 +753,8 @@ def test_a_wrong_label_map_is_refused_in_one_sentence(saved, tmp_path, name):
 
 
 @pytest.mark.parametrize("field", ["face_temperature", "voice_temperature"])
-@pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
-def test_a_temperature_that_divides_by_nothing_is_refused(field, value):
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, {"angry": 1.0}, dict.fromkeys(LABELS, 0.0)])
+def test_a_temperature_that_divides_by_nothing_or_leaves_a_class_out_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         tiny_config(**{field: value})
 
@@ -762,10 +765,13 @@ def test_a_bias_that_is_no_number_or_of_no_class_of_the_head_is_refused(bias):
         tiny_config(voice_prior=VOICE_SHARES, voice_bias=bias)
 
 
-def test_a_config_without_biases_has_none_and_is_saved_in_the_newer_format(tmp_path):
+def test_an_older_config_has_one_temperature_and_no_biases_and_is_saved_in_the_newer_format(tmp_path):
     config = {name: value for name, value in tiny_config().to_dict().items() if not name.endswith("_bias")}
-    (tmp_path / "config.json").write_text(json.dumps(config | {"format_version": 1}))
+    old = {"format_version": 1, "face_temperature": 2.0, "voice_temperature": 0.5}
+    (tmp_path / "config.json").write_text(json.dumps(config | old))
     loaded = EmoCLIPConfig.from_pretrained(tmp_path)
+    assert loaded.face_temperature == dict.fromkeys(LABELS, 2.0)
+    assert loaded.voice_temperature == dict.fromkeys(VOICE_LABELS, 0.5)
     assert set(loaded.face_bias.values()) == {0.0} and list(loaded.voice_bias) == list(loaded.voice_prior)
     loaded.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION > 1

@@ -450,6 +450,10 @@ def test_the_detector_is_yunet_where_a_file_is_given_and_haar_otherwise(monkeypa
     assert haar.name == "haar" and len(haar(pixels)) == 1
     with pytest.raises(FileNotFoundError, match="no YuNet"):
         FaceDetector("nowhere.onnx")
+    with monkeypatch.context() as opencv_5:
+        opencv_5.delattr(media_emoclip.cv2, "CascadeClassifier")
+        with pytest.raises(ImportError, match=r"^OpenCV 5 .*EMOCLIP_YUNET.*'opencv-python-headless<5'$"):
+            FaceDetector()
     if yunet:
         assert FaceDetector(yunet).name == "yunet"
         monkeypatch.setenv(media_emoclip.YUNET_VARIABLE, yunet)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,8 +126,9 @@ def test_one_epoch_ends_with_a_folder_that_loads_and_answers(trained):
 def test_its_config_says_what_the_heads_were_taught(trained, folder):
     config = EmoCLIPConfig.from_pretrained(trained)
     assert config.labels == list(LABELS)
-    assert config.face_temperature != 1 and 0.05 < config.face_temperature < 20
-    assert config.voice_temperature != 1 and 0.05 < config.voice_temperature < 20
+    for temperature, taught in ((config.face_temperature, LABELS), (config.voice_temperature, VOICE_LABELS)):
+        assert list(temperature) == list(taught) and len(set(temperature.values())) > 1
+        assert all(0.05 < value < 20 for value in temperature.values())
     assert config.face_prior == pytest.approx(dict.fromkeys(LABELS, 1 / 7), abs=1e-4)  # 8 faces each
     assert config.voice_prior == pytest.approx(dict.fromkeys(VOICE_LABELS, 1 / 6), abs=1e-4)
     assert set(config.words) == set(LABELS) and len(config.prompt_templates) == 10
@@ -151,8 +153,9 @@ def test_its_card_holds_its_own_figures(trained):
     assert results["splits"] == {"face": "a tenth of train", "voice": "fold 1"}
     config = EmoCLIPConfig.from_pretrained(trained)
     for head in ("face", "voice"):
-        biases = [getattr(config, f"{head}_bias").get(label, "") for label in LABELS]
-        assert f"| {head} | {getattr(config, f'{head}_temperature')} | {' | '.join(map(str, biases))} |" in card
+        for what in ("temperature", "bias"):
+            values = [str(getattr(config, f"{head}_{what}").get(label, "")) for label in LABELS]
+            assert f"| {head}: {what} | {' | '.join(values)} |" in card
     training = json.loads((trained / "training.json").read_text())
     assert len(training) == 1 and training[0]["rows"] == {"faces": 56, "voices": 36}
 
@@ -202,6 +205,16 @@ def test_a_wrong_source_is_told_in_one_sentence(folder):
     assert process.wait(timeout=120) != 0
     text = (folder / "wrong.log").read_text()
     assert "Traceback" not in text and "AudioWAV" in text
+
+
+def test_a_package_that_the_card_needs_is_missed_before_the_training(folder, tmp_path, monkeypatch):
+    (tmp_path / "cv2.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = start(folder, "bare")
+    assert process.wait(timeout=120) != 0
+    assert (folder / "bare.log").read_text() == (
+        "train_hf.py: Finding faces needs OpenCV: pip install opencv-python-headless\n"
+    )
 
 
 @pytest.mark.skipif(not REAL, reason="EMOCLIP_DATA does not say where the data is")
@@ -260,7 +273,12 @@ def test_teachers_answers_are_taught_beside_the_labels(folder, trained):
 # --- Its parts
 
 
-def draw(logits: torch.Tensor, temperature: float, bias: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+BIAS = torch.tensor([0.5, -0.3, 0.2, 0.0, -0.6, 0.3, -0.1])  # of mean 0: only differences show
+
+
+def draw(
+    logits: torch.Tensor, temperature: torch.Tensor, bias: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
     """Labels (n,) of which `logits` (n, C), calibrated so, are the log-probabilities."""
     return torch.multinomial((logits / temperature + bias).softmax(-1), 1, generator=generator).flatten()
 
@@ -268,21 +286,21 @@ def draw(logits: torch.Tensor, temperature: float, bias: torch.Tensor, generator
 def test_the_fitted_calibration_is_the_one_that_labels_were_drawn_with():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 7, generator=generator)
-    bias = torch.tensor([0.5, -0.3, 0.2, 0.0, -0.6, 0.3, -0.1])  # of mean 0: only differences show
-    for temperature in (0.5, 1.0, 3.0):
-        labels = draw(logits, temperature, bias, generator)
+    for scale in (0.5, 1.0, 2.0):
+        temperature = scale * torch.linspace(0.7, 1.3, 7)
+        labels = draw(logits, temperature, BIAS, generator)
         fitted_temperature, fitted_bias = fit_calibration(logits, labels)
-        assert fitted_temperature == pytest.approx(temperature, rel=0.05)
-        assert fitted_bias == pytest.approx(bias.tolist(), abs=0.1)
+        assert fitted_temperature == pytest.approx(temperature.tolist(), rel=0.1)
+        assert fitted_bias == pytest.approx(BIAS.tolist(), abs=0.1)
 
 
 def test_calibrated_posteriors_are_the_class_shares_on_average():
     """What the fusion divides by."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(20_000, 7, generator=generator)
-    labels = draw(logits, 1.5, torch.tensor([0.5, -0.3, 0.2, 0.0, -0.6, 0.3, -0.1]), generator)
-    temperature, bias = fit_calibration(logits, labels)
-    means = (logits / temperature + torch.tensor(bias)).softmax(-1).mean(0)
+    labels = draw(logits, torch.linspace(1, 2, 7), BIAS, generator)
+    temperature, bias = map(torch.tensor, fit_calibration(logits, labels))
+    means = (logits / temperature + bias).softmax(-1).mean(0)
     assert means.tolist() == pytest.approx((torch.bincount(labels) / len(labels)).tolist(), abs=1e-3)
 
 
@@ -290,9 +308,10 @@ def test_a_class_that_was_not_taught_does_not_disturb_the_calibration():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(5_000, 7, generator=generator)
     logits[:, 6] = -torch.inf
-    temperature, bias = fit_calibration(logits, draw(logits, 2.0, torch.zeros(7), generator))
-    assert temperature == pytest.approx(2.0, rel=0.1) and bias == pytest.approx([0] * 7, abs=0.15)
-    assert bias[6] == 0
+    labels = draw(logits, torch.full((7,), 2.0), torch.zeros(7), generator)
+    temperature, bias = fit_calibration(logits, labels)
+    assert temperature == pytest.approx([2] * 6 + [1], rel=0.2) and bias == pytest.approx([0] * 7, abs=0.15)
+    assert (temperature[6], bias[6]) == (1, 0)
 
 
 @pytest.mark.parametrize("count", [3, 100])
@@ -300,9 +319,9 @@ def test_calibration_never_worsens_the_likelihood_and_stays_finite(count):
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(count, 7, generator=generator), torch.randint(0, 7, (count,), generator=generator)
     for values in (logits, F.one_hot(labels, 7).float()):  # pure noise, and labels that nothing contradicts
-        temperature, bias = fit_calibration(values, labels)
-        assert 0.05 < temperature < 20 and max(map(abs, bias)) < 5  # more than a few labels can tell
-        calibrated = values / temperature + torch.tensor(bias)
+        temperature, bias = map(torch.tensor, fit_calibration(values, labels))
+        assert temperature.min() > 0.05 and temperature.max() < 20 and bias.abs().max() < 5  # no more than labels tell
+        calibrated = values / temperature + bias
         assert F.cross_entropy(calibrated, labels) <= F.cross_entropy(values, labels)
 
 
@@ -342,13 +361,28 @@ def test_priors_are_the_shares_of_the_training_labels():
 
 def test_training_goes_on_from_a_checkpoint_with_priors_and_a_calibration_of_its_own(trained):
     model, processor = build(ModelArguments(init_from=str(trained)), [3] * 10, [5] * 10)
-    assert model.config.face_temperature == model.config.voice_temperature == 1
+    assert set(model.config.face_temperature.values()) == set(model.config.voice_temperature.values()) == {1}
     assert set(model.config.face_bias.values()) == set(model.config.voice_bias.values()) == {0}
     assert max(model.config.face_prior, key=model.config.face_prior.get) == "happy"
     assert max(model.config.voice_prior, key=model.config.voice_prior.get) == "sad"
     stored = load_file(trained / "model.safetensors")
     assert all(torch.equal(value, stored[name].to(value.dtype)) for name, value in model.state_dict().items())
     assert processor.image_processor.size["height"] == 32
+
+
+def test_no_epoch_calibrates_the_heads_anew_and_leaves_the_weights_as_they_were(folder, trained):
+    config = json.loads((trained / "config.json").read_text())
+    for head in ("face", "voice"):
+        config |= {f"{head}_temperature": 3.0, f"{head}_bias": dict.fromkeys(config[f"{head}_bias"], 0.0)}
+    shutil.copytree(trained, folder / "uncalibrated")
+    (folder / "uncalibrated" / "config.json").write_text(json.dumps(config))
+    finish(start(folder, "anew", init_from="uncalibrated", config={}, num_train_epochs=0), folder / "anew.log")
+    weights = [(path / "model.safetensors").read_bytes() for path in (trained, folder / "anew")]
+    assert weights[0] == weights[1]
+    expected, config = (EmoCLIPConfig.from_pretrained(path) for path in (trained, folder / "anew"))
+    for what in ("face_temperature", "face_bias", "voice_temperature", "voice_bias"):
+        assert getattr(config, what) == pytest.approx(getattr(expected, what), abs=1e-3)
+    assert "the heads calibrated anew" in (folder / "anew" / "README.md").read_text()
 
 
 def test_the_tokenizer_numbers_as_the_text_tower_expects():

@@ -18,7 +18,7 @@ LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 VOICE_LABELS = LABELS[:-1]
 
 #: Of config.json. It grows where earlier code would read a newer file wrongly, so that it refuses it instead.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 IMAGE_TOWERS = ("modified_resnet", "clip_vision_model")
 AUDIO_TOWERS = ("shared", "esresnext_fbsp")
@@ -157,11 +157,11 @@ class EmoCLIPConfig(PreTrainedConfig):
         face_prior, voice_prior: share of each class in what the head was trained on, by name. The names are the
             classes the head was taught: a head says nothing of the others.
         target_prior: how often each emotion is expected where the model is used; None for the face head's shares.
-        face_temperature, voice_temperature: divisors of the heads' logits, fitted on validation data
-            (Guo et al., 2017).
+        face_temperature, voice_temperature: divisors of the logits of each class that the head was taught, by name,
+            fitted on validation data (vector scaling, Guo et al., 2017). A number is that of every class.
         face_bias, voice_bias: what is added to the divided logits of each class that the head was taught, by name,
-            fitted together with the temperature (bias-corrected temperature scaling, Alexandari et al., 2020). The
-            fusion asks for them: it divides by class shares, which the posteriors must have on average. None for 0.
+            fitted together with the temperatures. The fusion asks for them: it divides by class shares, which the
+            posteriors must have on average. None for 0.
         loss_weights: what each loss counts for in training: `face`, `voice` (cross-entropy of the heads),
             `image_audio`, `image_text`, `audio_text` (contrastive), `transform` (how far the norms of the waveform
             tower's filters are from 1; `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
@@ -194,8 +194,8 @@ class EmoCLIPConfig(PreTrainedConfig):
     face_prior: dict[str, float] | None = None
     voice_prior: dict[str, float] | None = None
     target_prior: dict[str, float] | None = None
-    face_temperature: float | int = 1.0
-    voice_temperature: float | int = 1.0
+    face_temperature: dict[str, float | int] | float | int = 1.0
+    voice_temperature: dict[str, float | int] | float | int = 1.0
     face_bias: dict[str, float | int] | None = None
     voice_bias: dict[str, float | int] | None = None
 
@@ -224,8 +224,11 @@ class EmoCLIPConfig(PreTrainedConfig):
             self.voice_prior = dict.fromkeys(VOICE_LABELS, 1 / len(VOICE_LABELS))
         if self.target_prior is None:
             self.target_prior = dict(self.face_prior)
-        self.face_bias = dict.fromkeys(self.face_prior, 0.0) | (self.face_bias or {})
-        self.voice_bias = dict.fromkeys(self.voice_prior, 0.0) | (self.voice_bias or {})
+        for head in ("face", "voice"):
+            taught, temperature, bias = (getattr(self, f"{head}_{what}") for what in ("prior", "temperature", "bias"))
+            if not isinstance(temperature, dict):  # until format 3 there was one for all classes
+                setattr(self, f"{head}_temperature", dict.fromkeys(taught, temperature))
+            setattr(self, f"{head}_bias", dict.fromkeys(taught, 0.0) | (bias or {}))
         self.loss_weights = DEFAULT_LOSS_WEIGHTS | (self.loss_weights or {})
         super().__post_init__(**kwargs)
         self.check_labels()
@@ -287,13 +290,15 @@ class EmoCLIPConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
             if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
                 raise ValueError(f"`{name}` must be positive shares that sum to 1, got {prior}.")
-        for name in ("face_temperature", "voice_temperature"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"`{name}` must be a positive number, got {getattr(self, name)}.")
         for head in ("face", "voice"):
-            bias, prior = getattr(self, f"{head}_bias"), getattr(self, f"{head}_prior")
-            if set(bias) != set(prior) or not all(map(math.isfinite, bias.values())):
-                raise ValueError(f"`{head}_bias` must give a number to each of {list(prior)} alone, got {bias}.")
+            taught, temperature, bias = (getattr(self, f"{head}_{what}") for what in ("prior", "temperature", "bias"))
+            if set(temperature) != set(taught) or not all(0 < value < math.inf for value in temperature.values()):
+                raise ValueError(
+                    f"`{head}_temperature` must be a positive number, or one for each of {list(taught)} alone, got "
+                    f"{temperature}."
+                )
+            if set(bias) != set(taught) or not all(map(math.isfinite, bias.values())):
+                raise ValueError(f"`{head}_bias` must give a number to each of {list(taught)} alone, got {bias}.")
         if set(self.target_prior) != set(self.labels):
             raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
         if self.words is not None and not all(self.words.get(label) for label in self.labels):

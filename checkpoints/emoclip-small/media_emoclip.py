@@ -369,9 +369,9 @@ class FaceDetector:
 
     Args:
         model_file: YuNet's ONNX file. Without it, the one that the environment variable EMOCLIP_YUNET names, else
-            the Hub's, else the Haar cascade that OpenCV carries, which sees upright frontal faces only.
+            the Hub's, else the Haar cascade that OpenCV 4 carries, which sees upright frontal faces only.
     Raises:
-        ImportError: OpenCV is not installed.
+        ImportError: OpenCV is not installed, or there is neither YuNet's file nor a Haar cascade.
         FileNotFoundError: the given file is not there.
     """
 
@@ -380,6 +380,11 @@ class FaceDetector:
             raise ImportError("Finding faces needs OpenCV: pip install opencv-python-headless")
         model_file = model_file or os.environ.get(YUNET_VARIABLE) or yunet_from_hub()
         if model_file is None:
+            if not hasattr(cv2, "CascadeClassifier"):
+                raise ImportError(
+                    "OpenCV 5 finds faces with YuNet only, whose file is not at hand: name one with EMOCLIP_YUNET, or "
+                    "pip install 'opencv-python-headless<5'"
+                )
             self.name = "haar"
             self._cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
         else:
