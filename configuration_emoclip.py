@@ -261,8 +261,10 @@ class EmoCLIPConfig(PreTrainedConfig):
                 f"This EmoCLIP is newer than the code that reads it (format {version}, not {FORMAT_VERSION}): update "
                 "the code, or load it by the Auto classes with trust_remote_code=True, which bring its own."
             )
+        # What is given beside the file is filled in and checked as what stands in it; transformers sets it afterwards.
+        given = {name: kwargs.pop(name) for name in (cls.__annotations__.keys() - cls.sub_configs) & kwargs.keys()}
         try:  # what is saved from here on is of this code's format
-            return super().from_dict(config_dict | {"format_version": FORMAT_VERSION}, **kwargs)
+            return super().from_dict(config_dict | given | {"format_version": FORMAT_VERSION}, **kwargs)
         except StrictDataclassError as error:
             raise ValueError(f"The EmoCLIP's config.json is wrong: {error.__cause__}") from None
 

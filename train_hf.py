@@ -19,7 +19,7 @@ import logging
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -399,6 +399,28 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return metrics | {"accuracy": sum(alone) / len(alone)}
 
 
+def likeliest(
+    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    weights: torch.Tensor,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+) -> torch.Tensor:
+    """The parameters, of the shape of `weights`, under which `labels` (n,) are likeliest given the logits
+    `apply(parameters, logits)` (n, C), with a normal prior of variance 1 / weight about 0 for each."""
+    parameters = torch.zeros_like(weights, requires_grad=True)
+    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(apply(parameters, logits), labels)
+        loss = loss + (weights * parameters.square()).sum() / (2 * len(labels))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return parameters.detach()
+
+
 def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], list[float]]:
     """The temperatures (C,) and the biases (C,) under which `labels` (n,) are likeliest, given `logits` (n, C), as
     `EmoCLIPForEmotionClassification.calibrate` applies them. A class not taught, of logit -inf, has
@@ -408,19 +430,9 @@ def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[fl
     few labels would not.
     """
     logits = logits.double().clamp(min=-1e4)  # a gradient does not survive the -inf of a class not taught
-    parameters = torch.zeros(2, logits.shape[1], dtype=torch.float64, requires_grad=True)  # log temperatures, biases
-    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(logits / parameters[0].exp() + parameters[1], labels)
-        loss = loss + parameters.square().sum() / (2 * len(labels))
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    temperature, bias = parameters[0].exp().tolist(), parameters[1].tolist()
-    return [round(value, 4) for value in temperature], [round(value, 4) for value in bias]
+    weights = torch.ones(2, logits.shape[1], dtype=torch.float64)
+    log_temperature, bias = likeliest(lambda p, z: z / p[0].exp() + p[1], weights, logits, labels)
+    return tuple([round(value, 4) for value in values.tolist()] for values in (log_temperature.exp(), bias))
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -472,10 +484,10 @@ def build(
         "face_prior": face_prior,
         "voice_prior": class_shares(voice_labels, VOICE_LABELS),
         "target_prior": face_prior,
-        "face_temperature": dict.fromkeys(LABELS, 1.0),
-        "voice_temperature": dict.fromkeys(VOICE_LABELS, 1.0),
-        "face_bias": dict.fromkeys(LABELS, 0.0),
-        "voice_bias": dict.fromkeys(VOICE_LABELS, 0.0),
+        "face_temperature": 1.0,
+        "voice_temperature": 1.0,
+        "face_bias": None,
+        "voice_bias": None,
     }
     words, _ = split_words()
     if model_args.init_from and model_args.vision_model:
@@ -668,12 +680,12 @@ def main():
     publishes, args.push_to_hub = args.push_to_hub, False  # Trainer itself would upload what is not finished
     set_seed(args.seed)
     try:
-        # What would fail at the end, fails before the training: the card's example, and publishing.
-        FaceDetector()
-        SpeechDetector()
-        if publishes and args.process_index == 0:
-            name = args.hub_model_id or Path(args.output_dir).resolve().name
-            open_repository(name, args.hub_token, args.hub_private_repo)
+        if args.process_index == 0:  # what would fail at the end, fails before the training
+            FaceDetector()  # for the card's example, as the next
+            SpeechDetector()
+            if publishes:
+                name = args.hub_model_id or Path(args.output_dir).resolve().name
+                open_repository(name, args.hub_token, args.hub_private_repo)
         base_model = (model_args.vision_model or model_args.init_from or "").partition("@")[0]
         if Path(base_model).is_dir():
             base_model = None  # nobody else knows it; so is no name at all

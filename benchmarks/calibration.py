@@ -21,32 +21,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_emoclip import FACE_SIZE, load_faces, load_voices, split_voices
 from evaluate_hf import emotion_metrics, evaluate_pairs, predict, to_tensors, voice_tensors
 from hub_emoclip import HubError, load_pipeline
-from train_hf import fit_calibration
+from train_hf import fit_calibration, likeliest
 
 FOLDS, REPEATS = 5, 5
 FIGURES = ("nll", "accuracy", "calibration_error", "expected_if_calibrated")
 Calibration = Callable[[torch.Tensor], torch.Tensor]  # logits (n, C) to logits (n, C)
+Fit = Callable[[torch.Tensor, torch.Tensor], Calibration]  # of logits (n, C) and labels (n,)
 
 
-def likeliest(
-    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weights: torch.Tensor
-) -> Callable[[torch.Tensor, torch.Tensor], Calibration]:
-    """The fit of `apply`, which takes parameters and logits, under a normal prior of variance 1 / weight for each
-    parameter; all of them at 0 must leave the logits as they are."""
+def fitting(apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weights: torch.Tensor) -> Fit:
+    """The fit of `apply`, which takes parameters and logits; parameters of 0 leave the logits as they are."""
 
     def fit(logits: torch.Tensor, labels: torch.Tensor) -> Calibration:
-        parameters = torch.zeros_like(weights, requires_grad=True)
-        optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(apply(parameters, logits), labels)
-            loss = loss + (weights * parameters.square()).sum() / (2 * len(labels))
-            loss.backward()
-            return loss
-
-        optimizer.step(closure)
-        return lambda other: apply(parameters.detach(), other)
+        parameters = likeliest(apply, weights, logits, labels)
+        return lambda other: apply(parameters, other)
 
     return fit
 
@@ -63,7 +51,7 @@ def sharpened(logits: torch.Tensor, log_power: torch.Tensor) -> torch.Tensor:
     return -(gaps.clamp(min=1e-9) ** log_power.exp())
 
 
-def methods(classes: int) -> dict[str, Callable[[torch.Tensor, torch.Tensor], Calibration]]:
+def methods(classes: int) -> dict[str, Fit]:
     """Each method's name and fit, for so many classes."""
     ones = torch.ones(1 + classes + classes**2, dtype=torch.float64)
     matrix = ones.clone()
@@ -75,15 +63,15 @@ def methods(classes: int) -> dict[str, Callable[[torch.Tensor, torch.Tensor], Ca
         return scaled + centred @ parameters[1 + classes :].view(classes, classes)
 
     return {
-        "temperature (Guo et al., 2017)": likeliest(lambda p, z: z / p[0].exp(), ones[:1]),
-        "temperature, and a bias for each class (Alexandari et al., 2020)": likeliest(
+        "temperature (Guo et al., 2017)": fitting(lambda p, z: z / p[0].exp(), ones[:1]),
+        "temperature, and a bias for each class (Alexandari et al., 2020)": fitting(
             lambda p, z: z / p[0].exp() + p[1:], ones[: 1 + classes]
         ),
         "**a temperature and a bias for each class: vector scaling (Guo et al., 2017)**": vector_scaling,
-        "the same, and a power of the gaps between logits": likeliest(
+        "the same, and a power of the gaps between logits": fitting(
             lambda p, z: sharpened(z / p[1 : 1 + classes].exp() + p[1 + classes :], p[0]), ones[: 1 + 2 * classes]
         ),
-        "temperature, biases and a matrix (matrix scaling, Guo et al., 2017)": likeliest(mixed, matrix),
+        "temperature, biases and a matrix (matrix scaling, Guo et al., 2017)": fitting(mixed, matrix),
     }
 
 

@@ -777,6 +777,16 @@ def test_an_older_config_has_one_temperature_and_no_biases_and_is_saved_in_the_n
     assert json.loads((tmp_path / "config.json").read_text())["format_version"] == FORMAT_VERSION > 1
 
 
+def test_what_is_given_beside_a_config_is_filled_in_as_what_stands_in_it(tmp_path):
+    tiny_config(voice_prior=VOICE_SHARES).save_pretrained(tmp_path)
+    given = {"face_temperature": 2.0, "voice_bias": {"angry": 0.5}}
+    loaded = EmoCLIPConfig.from_pretrained(tmp_path, **given)
+    assert loaded.face_temperature == dict.fromkeys(LABELS, 2.0)
+    assert loaded.voice_bias == dict.fromkeys(VOICE_LABELS, 0.0) | {"angry": 0.5}
+    with pytest.raises(ValueError, match="`face_temperature`"):
+        EmoCLIPConfig.from_pretrained(tmp_path, face_temperature=0.0)
+
+
 def test_a_tower_that_cannot_be_built_is_refused_in_the_config():
     for field, value in (("width", 3), ("layers", [1, 1]), ("image_size", 16)):
         with pytest.raises(StrictDataclassClassValidationError, match=field):
