@@ -22,12 +22,12 @@ if ZERO_GPU := bool(os.environ.get("SPACES_ZERO_GPU")):
 import gradio as gr
 from transformers.utils import cached_file
 
-import hub_emoclip
-from app_about import ABOUT, charts, figures
-from app_live import PATH, Live, live_tab
-from app_uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, one_click, uploaded
-from app_video import video_tab
-from app_views import (
+import hub
+from demo.about import ABOUT, charts, figures
+from demo.live import PATH, Live, live_tab
+from demo.uploads import MAX_UPLOAD, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS, one_click, uploaded
+from demo.video import video_tab
+from demo.views import (
     EMPTY,
     HEADER,
     NO_WORDS,
@@ -54,8 +54,8 @@ def load_pipeline(model: str) -> EmotionRecognitionPipeline:
     """
     print(f"Loading {model}", flush=True)
     try:
-        return hub_emoclip.load_pipeline(model, device="cpu" if ZERO_GPU else None)
-    except hub_emoclip.HubError as error:
+        return hub.load_pipeline(model, device="cpu" if ZERO_GPU else None)
+    except hub.HubError as error:
         raise SystemExit(f"EMOCLIP_MODEL: {error}") from None
 
 
@@ -181,7 +181,7 @@ def about() -> list[FigureJSON]:
 
 def live_places() -> LiveJSON:
     """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what it
-    takes and answers stands at the top of app_live.py), how many may stream at once, how many do, how many wait, and
+    takes and answers stands at the top of demo/live.py), how many may stream at once, how many do, how many wait, and
     after how many seconds a place is given to whoever waits."""
     line = live.line
     return {
@@ -361,7 +361,7 @@ closeness(["relieved"], PHOTOS["astronaut"], None)
 
 LAUNCH = {
     "theme": THEME,
-    "css_paths": HERE / "app.css",
+    "css_paths": HERE / "demo" / "static" / "demo.css",
     "max_file_size": MAX_UPLOAD,
     "ssr_mode": False,
     "mcp_server": True,

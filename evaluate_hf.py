@@ -45,7 +45,7 @@ from data_emoclip import (
     voice_tensors,
     votes_for,
 )
-from hub_emoclip import CARD_EXAMPLES, THIS_REPOSITORY, HubError, load_pipeline
+from hub import CARD_EXAMPLES, THIS_REPOSITORY, HubError, load_pipeline
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 

@@ -8,7 +8,7 @@ log p(label | nothing).
 
 A faithful map marks what the network used: blanking the tenth that this one marks lowers the probability of the
 answer by 39 points in a face and 38 in a voice, blanking random patches of the same area by 8 and 3
-(`benchmarks/explain_deletion.py`, n = 100 each). In a first trial on 128 validation faces, with a smaller model, this
+(`experiments/explain_deletion.py`, n = 100 each). In a first trial on 128 validation faces, with a smaller model, this
 map came to 40 points, as did blanking patch by patch (39); gradient x input came to 31, LayerCAM to 26 and Grad-CAM to
 16, each on the stage of the tower where it did best, and the last two to 3 at most on the last convolution.
 """

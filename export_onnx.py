@@ -16,7 +16,7 @@ import onnxruntime
 import torch
 import torch.nn.functional as F
 
-from hub_emoclip import HubError, load_pipeline
+from hub import HubError, load_pipeline
 from modeling_emoclip import EmoCLIPForEmotionClassification
 
 try:

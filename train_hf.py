@@ -68,7 +68,7 @@ from data_emoclip import (
     tokenize_prompts,
 )
 from evaluate_hf import emotion_metrics, evaluate_split, markdown_table, prepare, write_card, write_results
-from hub_emoclip import HubError, UnfinishedError, fetch, open_repository, publish
+from hub import HubError, UnfinishedError, fetch, open_repository, publish
 from media_emoclip import FaceDetector, SpeechDetector
 from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all

@@ -30,7 +30,7 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from annotate_emoclip import annotate_video  # noqa: E402
+from demo.annotate import annotate_video  # noqa: E402
 from modeling_emoclip import EmoCLIPForEmotionClassification  # noqa: E402
 from pipeline_emoclip import EmotionRecognitionPipeline  # noqa: E402
 from processing_emoclip import EmoCLIPProcessor  # noqa: E402

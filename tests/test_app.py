@@ -19,9 +19,9 @@ from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 from test_pipeline import ASTRONAUT, LABELS, READING, ROOT, assert_close, broken_photos, broken_recordings
 
-import app_about
-import app_uploads
-import app_views
+import demo.about
+import demo.uploads
+import demo.views
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_nothing_is_sent_out_and_uploads_are_limited(app):
 
 
 def test_uploads_are_deleted_within_minutes(app, monkeypatch):
-    assert app.demo.delete_cache == (app_uploads.UPLOADS_CHECKED_SECONDS, app_uploads.UPLOADS_KEPT_SECONDS)
+    assert app.demo.delete_cache == (demo.uploads.UPLOADS_CHECKED_SECONDS, demo.uploads.UPLOADS_KEPT_SECONDS)
     assert sum(app.demo.delete_cache) <= 600
 
 
@@ -245,9 +245,9 @@ def test_conflict_is_worded_only_by_the_rule(app):
         result.face.label, result.voice.label, result.agreement = face, voice, agreement
         return result
 
-    assert "Looks happy, sounds sad" in app_views.verdict(result("happy", "sad", -0.4))
-    assert "Looks happy, sounds sad" not in app_views.verdict(result("happy", "sad", 0.4))
-    assert "Looks and sounds happy" in app_views.verdict(result("happy", "happy", 0.4))
+    assert "Looks happy, sounds sad" in demo.views.verdict(result("happy", "sad", -0.4))
+    assert "Looks happy, sounds sad" not in demo.views.verdict(result("happy", "sad", 0.4))
+    assert "Looks and sounds happy" in demo.views.verdict(result("happy", "happy", 0.4))
 
 
 def test_several_faces_stand_side_by_side(app, tmp_path):
@@ -276,10 +276,10 @@ def test_words_outside_the_training_are_marked(app):
 
 def test_charts_show_whatever_entries_there_are():
     results = {"robust": {"noise_10_db": {"n": 100, "accuracy": 0.5}}, "face": {"n": 4, "fast_accuracy": 0.25}}
-    names = [figure["name"] for figure in app_about.figures(results)]
+    names = [figure["name"] for figure in demo.about.figures(results)]
     assert names == ["robust · noise 10 db", "face · fast"]
-    assert all(name in app_about.charts(results, {"face": 7, "voice": 6}) for name in names)
-    assert app_about.figures({}) == [] and app_about.charts({}, {"face": 7, "voice": 6}) == ""
+    assert all(name in demo.about.charts(results, {"face": 7, "voice": 6}) for name in names)
+    assert demo.about.figures({}) == [] and demo.about.charts({}, {"face": 7, "voice": 6}) == ""
 
 
 def test_it_is_asked_why_only_of_an_answer_and_of_what_was_answered(app):
@@ -310,15 +310,18 @@ def test_words_may_come_as_one_string(client):
 
 
 def test_what_is_said_of_a_file_is_escaped(app):
-    assert "<script>" not in app_views.words_answer(app.closeness(["<script>"], str(ASTRONAUT), None), "")
-    assert "<script>" not in app_views.messages(["<script>alert(1)</script>"])
+    assert "<script>" not in demo.views.words_answer(app.closeness(["<script>"], str(ASTRONAUT), None), "")
+    assert "<script>" not in demo.views.messages(["<script>alert(1)</script>"])
 
 
 def test_every_emotion_has_a_colour_and_a_face(app):
     assert (
-        set(app_views.COLOURS) == set(app_views.GLYPHS) == set(LABELS) == set(app.pipe.model.config.id2label.values())
+        set(demo.views.COLOURS)
+        == set(demo.views.GLYPHS)
+        == set(LABELS)
+        == set(app.pipe.model.config.id2label.values())
     )
-    assert len(set(app_views.COLOURS.values())) == len(LABELS)
+    assert len(set(demo.views.COLOURS.values())) == len(LABELS)
 
 
 def test_examples_are_small_and_credited(app):

@@ -9,7 +9,7 @@ from gradio_client import Client, handle_file
 from test_pipeline import ASTRONAUT, LABELS, READING, assert_close
 from test_video import one_person, write
 
-import app_video
+import demo.video
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def client(server) -> Client:
 def test_it_answers_what_the_pipeline_does(client, app, clip):
     result = client.predict(handle_file(clip), api_name="/analyze_video")
     assert_close(result, app.pipe(video=clip).to_dict())
-    assert list(result) == list(app_video.VideoJSON.__annotations__)
-    assert list(result["timeline"][0]) == list(app_video.TimelinePointJSON.__annotations__)
+    assert list(result) == list(demo.video.VideoJSON.__annotations__)
+    assert list(result["timeline"][0]) == list(demo.video.TimelinePointJSON.__annotations__)
     assert list(result["people"][0]["track"][0]) == ["label", "scores", "time", "box"]
     assert list(result["fused"]["scores"]) == LABELS
 
@@ -48,7 +48,7 @@ def test_it_is_typed_and_described(client):
 
 def test_the_annotated_video_is_deleted_once_it_is_handed_over_or_given_up(app, clip, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    steps = app_video._watch(app.pipe, str(clip))
+    steps = demo.video._watch(app.pipe, str(clip))
     for above, player, _ in steps:
         if isinstance(player, dict) and player.get("visible"):
             assert Path(player["value"]).is_file() and "progressbar" not in above
@@ -56,7 +56,7 @@ def test_the_annotated_video_is_deleted_once_it_is_handed_over_or_given_up(app, 
     assert list(tmp_path.rglob("*.mp4"))
     assert next(steps, None) is None  # Gradio has its copy by now
     assert list(tmp_path.iterdir()) == []
-    steps = app_video._watch(app.pipe, str(clip))
+    steps = demo.video._watch(app.pipe, str(clip))
     while not list(tmp_path.rglob("*.mp4")):
         next(steps)
     steps.close()  # cancelled while it is drawn
@@ -70,7 +70,7 @@ def test_upload_and_annotated_video_are_gone_after_their_time(app, clip, tmp_pat
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 
     def watch(path: str):
-        for _, player, _ in app_video._watch(app.pipe, path):
+        for _, player, _ in demo.video._watch(app.pipe, path):
             if player.get("visible"):
                 yield player["value"]
 
@@ -96,12 +96,12 @@ def test_an_upload_that_is_deleted_meanwhile_is_watched_to_its_end(app, clip, tm
     """Minutes in a queue and minutes of work may be more than an upload is kept."""
     upload = tmp_path / "upload.mp4"
     upload.write_bytes(clip.read_bytes())
-    steps = app_video._watch(app.pipe, str(upload))
+    steps = demo.video._watch(app.pipe, str(upload))
     next(steps)
     upload.unlink()
     *_, (above, player, below) = steps
     assert player["visible"] and "strip" in below
-    *_, (above, player, below) = app_video._watch(app.pipe, str(upload))
+    *_, (above, player, below) = demo.video._watch(app.pipe, str(upload))
     assert "wait" in above and not player["visible"]
 
 
@@ -109,7 +109,7 @@ def test_an_upload_that_is_deleted_meanwhile_is_watched_to_its_end(app, clip, tm
 
 
 def test_the_time_left_is_told_in_words():
-    assert [app_video._duration(seconds) for seconds in (0.2, 42, 89, 130)] == [
+    assert [demo.video._duration(seconds) for seconds in (0.2, 42, 89, 130)] == [
         "about 1 s", "about 42 s", "about 89 s", "about 2 min",
     ]  # fmt: skip
 
@@ -118,7 +118,7 @@ def test_gaps_of_the_timeline_stay_gaps(app, clip):
     result = app.pipe(video=clip)
     for point in result.timeline[3:6]:
         point.face = None
-    areas = app_video._areas(result, "face")
+    areas = demo.video._areas(result, "face")
     assert areas.count("<polygon") == 2 * len(LABELS)
-    assert app_video._areas(result, "fused").count("<polygon") == len(LABELS)
-    assert "nothing from 0.6 s" in app_video._in_words(result, "face")
+    assert demo.video._areas(result, "fused").count("<polygon") == len(LABELS)
+    assert "nothing from 0.6 s" in demo.video._in_words(result, "face")

@@ -19,7 +19,7 @@ from test_app_browser import (  # noqa: F401  (fixtures)
 from test_pipeline import LABELS
 from test_video import one_person, two_people, write
 
-import app_video
+import demo.video
 from video_emoclip import ConflictMoment
 
 expect = sync_api.expect
@@ -100,13 +100,13 @@ def test_an_uploaded_video_from_progress_to_downloads(open_video, clip, tmp_path
 
 def test_a_moment_of_conflict_is_a_button_that_plays_it(open_video, clip, monkeypatch):
     """The clip's own conflicts depend on the weights: one is put in."""
-    below = app_video._below
+    below = demo.video._below
 
     def with_conflict(result):
         result.moments = [ConflictMoment(1.0, 2.4, "happy", "sad", -0.5)]
         return below(result)
 
-    monkeypatch.setattr(app_video, "_below", with_conflict)
+    monkeypatch.setattr(demo.video, "_below", with_conflict)
     page = open_video()
     add(page, clip)
     analyze(page)

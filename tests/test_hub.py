@@ -582,7 +582,7 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
     }
     code = """
         import json, os, sys
-        from hub_emoclip import HubError, load_pipeline
+        from hub import HubError, load_pipeline
         from transformers import AutoModel, pipeline
 
         answers = {}

@@ -17,8 +17,8 @@ from starlette.applications import Starlette
 from test_pipeline import ASTRONAUT, LABELS, READING
 from websockets.sync.client import connect
 
-import app_live
-from app_live import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, Line, Live, LiveSession
+import demo.live
+from demo.live import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, Line, Live, LiveSession
 from media_emoclip import load_audio
 
 RATE = 16_000
@@ -327,7 +327,7 @@ def test_a_tab_closed_in_the_middle_frees_the_place(small, face):
     [
         (b"F" + struct.pack("<d", 1.0) + b"no picture", "whole JPEG"),
         (b"F", "10 to"),
-        (b"S" + bytes(app_live.MAX_MESSAGE_BYTES), "10 to"),
+        (b"S" + bytes(demo.live.MAX_MESSAGE_BYTES), "10 to"),
         ('{"sampling_rate": "fast"}', "between 8000 and"),
         ("hello", "first message"),
     ],
@@ -342,14 +342,14 @@ def test_what_no_page_would_send_gets_a_sentence_and_an_end(small, message, sent
 
 
 def test_who_sends_nothing_loses_the_place(small, monkeypatch):
-    monkeypatch.setattr(app_live, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(demo.live, "IDLE_SECONDS", 0.3)
     with connect(small.url) as socket:
         page = Page(socket)
         assert "Nothing was seen or heard" in page.read_until("error")["message"]
 
 
 def test_a_full_house_says_so(small, monkeypatch):
-    monkeypatch.setattr(app_live, "MAX_LINE", 0)
+    monkeypatch.setattr(demo.live, "MAX_LINE", 0)
     with connect(small.url) as socket:
         assert "Too many people" in json.loads(socket.recv())["message"]
 

@@ -1,4 +1,4 @@
-"""benchmarks/recipe_search.py: a plan is trained, cut off where time is up, and told in tables."""
+"""experiments/recipe_search.py: a plan is trained, cut off where time is up, and told in tables."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import pytest
 from test_data import TINY, write_faces, write_voices
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "experiments"))
 
 from recipe_search import command_line, interval, merged, train  # noqa: E402
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def search(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "benchmarks" / "recipe_search.py"), "plan.json", "--faces", "faces"]
+    command = [sys.executable, str(ROOT / "experiments" / "recipe_search.py"), "plan.json", "--faces", "faces"]
     command += ["--voices", "voices", "--folder", "runs", "--jobs", "2", *arguments]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)

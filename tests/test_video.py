@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from test_pipeline import ADMIRAL, ASTRONAUT, LABELS, READING
 
-from annotate_emoclip import annotate_video
+from demo.annotate import annotate_video
 from media_emoclip import InputError
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline

@@ -1,7 +1,7 @@
 """Whether the "why" maps are faithful: does blanking the tenth that a map marks lower the answer's probability more
 than blanking some other tenth?
 
-    python benchmarks/explain_deletion.py --faces DIR --voices DIR
+    python experiments/explain_deletion.py --faces DIR --voices DIR
 
 For random validation faces (FER-2013's PublicTest) and voices (CREMA-D's fold 1): the fall of the answer's
 probability, in points of 100, mean and standard error, when a tenth of the pixels is blanked (grey in a face, silence

@@ -1,6 +1,6 @@
 """The tab Live: webcam and microphone, answered as the visitor moves and speaks.
 
-The page sends its pictures and its sound over one WebSocket a visitor, and draws what comes back (app.js). Gradio's
+The page sends its pictures and its sound over one WebSocket a visitor, and draws what comes back (live.js). Gradio's
 own streaming would write every piece of sound into its cache folder and queue what it cannot answer yet; over a
 socket, frames and sound are in memory only, the newest frame takes the place of one that nobody has looked at, and a
 visitor's state goes when the connection does. `LiveSession` is what is known of one visitor, `Line` who streams and
@@ -33,7 +33,7 @@ from PIL import Image
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from app_views import live_view, wording
+from demo.views import live_view, wording
 from media_emoclip import (
     SILENCE_PEAK,
     Box,
@@ -422,5 +422,5 @@ def _sampling_rate(text: str) -> int:
 
 def live_tab() -> None:
     """The tab's content, which its script brings to life."""
-    script = (Path(__file__).parent / "app.js").read_text()
+    script = (Path(__file__).parent / "static" / "live.js").read_text()
     gr.HTML(live_view(), js_on_load=script, padding=False, elem_id="live")

@@ -1,6 +1,6 @@
 """Compares ways to calibrate the heads: cross-validated within the validation data, which none of them may see whole.
 
-    python benchmarks/calibration.py --model checkpoints/emoclip-small --faces DIR --voices DIR
+    python experiments/calibration.py --model checkpoints/emoclip-small --faces DIR --voices DIR
 
 Five folds, five times over: what is fitted on four of them is scored on the fifth. Prints each head's negative
 log-likelihood, accuracy and calibration error, that of a perfectly calibrated model in brackets, and how many of the
@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_emoclip import FACE_SIZE, load_faces, load_voices, split_voices
 from evaluate_hf import emotion_metrics, evaluate_pairs, predict, to_tensors, voice_tensors
-from hub_emoclip import HubError, load_pipeline
+from hub import HubError, load_pipeline
 from train_hf import fit_calibration, likeliest
 
 FOLDS, REPEATS = 5, 5

@@ -1,7 +1,7 @@
 """Trains a plan of recipes, several at once, and tells what each came to on validation.
 
-    python benchmarks/recipe_search.py benchmarks/plans/contrastive.json --faces DIR --voices DIR
-    python benchmarks/recipe_search.py PLAN.json --jobs 3 --minutes 9     # on a GPU that is lent for a while
+    python experiments/recipe_search.py experiments/plans/contrastive.json --faces DIR --voices DIR
+    python experiments/recipe_search.py PLAN.json --jobs 3 --minutes 9     # on a GPU that is lent for a while
 
 A plan is a JSON object: `arguments`, those of train_hf.py that all runs share; `recipes`, the name and the further
 arguments of each, the one that the others are compared with first; and `seeds`. What is an object in both, such as

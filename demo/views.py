@@ -273,7 +273,7 @@ def clock(seconds: float) -> str:
 
 
 def live_view() -> str:
-    """The tab Live before anything was seen or heard; app.js fills it."""
+    """The tab Live before anything was seen or heard; live.js fills it."""
     empty = Emotion("", dict.fromkeys(COLOURS, 0.0))
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     glyphs = "".join(

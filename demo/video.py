@@ -13,15 +13,15 @@ from typing import Any, TypedDict
 import gradio as gr
 import numpy as np
 
-from annotate_emoclip import annotate_video
-from app_uploads import MAX_UPLOAD, one_click, uploaded
-from app_views import COLOURS, adjective, bars, clock, glyph, messages, percent, scroll_to, verdict
+from demo.annotate import annotate_video
+from demo.uploads import MAX_UPLOAD, one_click, uploaded
+from demo.views import COLOURS, adjective, bars, clock, glyph, messages, percent, scroll_to, verdict
 from media_emoclip import InputError
 from pipeline_emoclip import EmotionRecognitionPipeline
 from results_emoclip import Emotion
 from video_emoclip import MAX_VIDEO_SECONDS, VideoResult, analyze_video
 
-EXAMPLE = str(Path(__file__).parent / "examples" / "talking-portrait.mp4")
+EXAMPLE = str(Path(__file__).parents[1] / "examples" / "talking-portrait.mp4")
 PROGRESS_SECONDS = 0.3  # between two looks at how far it is
 ANALYSIS_SHARE = 0.5  # of the whole time; the rest draws the annotated video
 TIMELINE_COLUMNS = 300

@@ -3,7 +3,7 @@
 import html
 from typing import Any
 
-from app_views import COLOURS
+from demo.views import COLOURS
 
 HEADS = ("face", "voice")
 
