@@ -7,7 +7,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
 
-ROOT = Path(__file__).parent.parent
+from helpers import ASTRONAUT, CHROMIUM, DESKTOP, READING, ROOT, SWITCHES, open_tab, playing  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -72,4 +72,50 @@ def checkpoint(tmp_path_factory) -> Path:
         tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=32
     )
     EmoCLIPProcessor(EmoCLIPImageProcessor(), EmoCLIPFeatureExtractor(), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright import sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        yield lambda *switches: playwright.chromium.launch(executable_path=CHROMIUM, args=[*SWITCHES, *switches])
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory):
+    """With a face before the webcam, and a reader before the microphone."""
+    import soundfile
+    from PIL import Image
+
+    samples, rate = soundfile.read(READING, dtype="float32")
+    browser = chromium(*playing(tmp_path_factory.mktemp("devices"), Image.open(ASTRONAUT), samples, rate))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def open_page(browser, server):
+    """Opens one of the demo's tabs: open_page(tab, viewport=..., color_scheme=..., browser=...) -> page."""
+    contexts = []
+
+    def open_page(tab: str = "Photo and voice", browser=browser, **options):
+        options = {"viewport": DESKTOP, "permissions": ["camera", "microphone"], **options}
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(30_000)
+        page.goto(server)
+        open_tab(page, tab)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def screenshots(tmp_path) -> Path:
+    folder = Path(os.environ.get("EMOCLIP_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
     return folder

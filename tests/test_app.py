@@ -14,10 +14,10 @@ import httpx
 import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
+from helpers import ASTRONAUT, LABELS, READING, ROOT, assert_close, broken_photos, broken_recordings
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
-from test_pipeline import ASTRONAUT, LABELS, READING, ROOT, assert_close, broken_photos, broken_recordings
 
 import demo.about
 import demo.uploads

@@ -3,95 +3,31 @@
 Screenshots go to the folder that EMOCLIP_SCREENSHOTS names.
 """
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
-import torch
-import torchaudio.functional as AF
-from PIL import Image, ImageOps
-from test_pipeline import ASTRONAUT, LABELS, READING, SHORT_READING
+from helpers import (
+    ALLOWED,
+    ASTRONAUT,
+    CHROMIUM,
+    DESKTOP,
+    DEVICES,
+    LABELS,
+    PHONE,
+    READING,
+    SHORT_READING,
+    contrast,
+    open_tab,
+    playing,
+)
+from PIL import Image
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 pytestmark = pytest.mark.skipif(
     not Path(CHROMIUM).exists(), reason="the browser tests need chromium: apt-get install chromium"
 )
-
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-SWITCHES = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-ALLOWED, DEVICES = "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as playwright:
-        yield lambda *switches: playwright.chromium.launch(executable_path=CHROMIUM, args=[*SWITCHES, *switches])
-
-
-def playing(folder: Path, picture: Image.Image, samples: np.ndarray, rate: int) -> list[str]:
-    """The switches with which the webcam shows a picture and the microphone plays a sound, over and over."""
-    ImageOps.fit(picture.convert("RGB"), (640, 480), centering=(0.5, 0.1)).save(folder / "frame.jpg", quality=92)
-    (folder / "webcam.mjpeg").write_bytes((folder / "frame.jpg").read_bytes() * 30)
-    sound = AF.resample(torch.from_numpy(samples), rate, 48_000).numpy()
-    soundfile.write(folder / "microphone.wav", sound, 48_000)
-    files = {"video": folder / "webcam.mjpeg", "audio": folder / "microphone.wav"}
-    return [ALLOWED, DEVICES, *(f"--use-file-for-fake-{kind}-capture={file}" for kind, file in files.items())]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium, tmp_path_factory):
-    """With a face before the webcam, and a reader before the microphone."""
-    samples, rate = soundfile.read(READING, dtype="float32")
-    browser = chromium(*playing(tmp_path_factory.mktemp("devices"), Image.open(ASTRONAUT), samples, rate))
-    yield browser
-    browser.close()
-
-
-@pytest.fixture
-def open_page(browser, server):
-    """Opens one of the demo's tabs: open_page(tab, viewport=..., color_scheme=..., browser=...) -> page."""
-    contexts = []
-
-    def open_page(tab: str = "Photo and voice", browser=browser, **options):
-        options = {"viewport": DESKTOP, "permissions": ["camera", "microphone"], **options}
-        contexts.append(browser.new_context(**options))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(30_000)
-        page.goto(server)
-        open_tab(page, tab)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def open_tab(page, tab: str) -> None:
-    page.get_by_role("tab", name=tab, exact=True).click()
-    sync_api.expect(page.locator(FIRST_SEEN[tab])).to_be_visible()
-
-
-FIRST_SEEN = {
-    "Live": ".live .toggle",
-    "Photo and voice": "#answer",
-    "Words": "#words-answer",
-    "About": "#about .headlines",
-}
-
-
-@pytest.fixture
-def screenshots(tmp_path) -> Path:
-    folder = Path(os.environ.get("EMOCLIP_SCREENSHOTS", tmp_path))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def add(page, box: str, file: Path) -> None:
@@ -520,24 +456,3 @@ def test_it_is_readable_everywhere(open_page, screenshots, name, options):
     look("words", "#words-answer .word", "#words-answer .close > span")
     open_tab(page, "About")
     look("about", "#about .headlines li", "#about .chart p", "#about .about p")
-
-
-def contrast(page, selector: str) -> float:
-    """WCAG's contrast of an element's text with the page or card behind it."""
-    colours = page.locator(selector).first.evaluate(
-        """element => {
-            const text = getComputedStyle(element).color;
-            while (element && /, 0\\)$|transparent/.test(getComputedStyle(element).backgroundColor))
-                element = element.parentElement;
-            return [text, getComputedStyle(element ?? document.body).backgroundColor];
-        }"""
-    )
-    text, behind = (luminance(colour) for colour in colours)
-    return (max(text, behind) + 0.05) / (min(text, behind) + 0.05)
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance of "rgb(r, g, b)"."""
-    channels = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
-from test_pipeline import ASTRONAUT, LABELS, READING, assert_close
-from test_video import one_person, write
+from helpers import ASTRONAUT, LABELS, READING, assert_close, one_person, write_video
 
 import demo.video
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("clips") / "clip.mp4", one_person(), seconds=2)
+    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", one_person(), seconds=2)
 
 
 @pytest.fixture(scope="module")

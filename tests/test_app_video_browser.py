@@ -5,23 +5,15 @@ import json
 from pathlib import Path
 
 import pytest
-from test_app_browser import (  # noqa: F401  (fixtures)
-    DESKTOP,
-    PHONE,
-    browser,
-    chromium,
-    contrast,
-    open_page,
-    pytestmark,
-    screenshots,
-    sync_api,
-)
-from test_pipeline import LABELS
-from test_video import one_person, two_people, write
+from helpers import CHROMIUM, DESKTOP, LABELS, PHONE, contrast, one_person, two_people, write_video
 
 import demo.video
 from video_emoclip import ConflictMoment
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
+pytestmark = pytest.mark.skipif(
+    not Path(CHROMIUM).exists(), reason="the browser tests need chromium: apt-get install chromium"
+)
 expect = sync_api.expect
 
 
@@ -32,11 +24,11 @@ def clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clip(clips) -> Path:
-    return write(clips / "two.mp4", two_people(), seconds=4)
+    return write_video(clips / "two.mp4", two_people(), seconds=4)
 
 
 @pytest.fixture
-def open_video(open_page):  # noqa: F811
+def open_video(open_page):
     """Opens the tab: open_video(...) -> page."""
 
     def open_video(**options):
@@ -136,7 +128,7 @@ def test_webcam_and_microphone(open_video):
 
 def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, clips, clip):
     page = open_video()
-    add(page, write(clips / "long.mp4", one_person(), seconds=60))
+    add(page, write_video(clips / "long.mp4", one_person(), seconds=60))
     analyze(page)
     expect(page.locator("#video-answer [role=progressbar]")).to_be_visible()
     expect(page.locator("#video-answer")).to_contain_text("left")  # how long it will take
@@ -164,7 +156,7 @@ def test_what_is_missing_or_broken_is_said_and_the_page_lives(open_video, clips,
     expect(page.locator("#video-answer")).to_contain_text("not a video that can be read")
     expect(page.locator("#video-player")).to_be_hidden()
     page.locator("#video").get_by_label("Clear").click()
-    add(page, write(clips / "mute.mp4", one_person(), seconds=1, speech=False))
+    add(page, write_video(clips / "mute.mp4", one_person(), seconds=1, speech=False))
     analyze(page)
     expect(page.locator("#video-answer .messages")).to_contain_text("no sound")
     expect(page.locator("#video-details")).to_contain_text("No voice to hear")

@@ -1,6 +1,5 @@
 """The data: every source layout, labels by name, broken files, splits and folds, pairs, words, augmentation."""
 
-import io
 import logging
 import os
 from collections import Counter
@@ -14,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from helpers import ACTORS, CODES, face, png, tone, voice_name, wav, write_faces, write_voices
 from PIL import Image as PILImage
 from transformers import set_seed
 
@@ -47,81 +47,11 @@ from data_emoclip import (
 from processing_emoclip import EmoCLIPFeatureExtractor
 from train_hf import train_tokenizer
 
-#: A model that learns nothing, fast, for the tests that train and evaluate one.
-TINY = {
-    "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
-    "audio_config": {"image_size": [32, 47]},
-    "text_config": {
-        "vocab_size": 512,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 32,
-        "pad_token_id": 0,
-        "bos_token_id": 510,
-        "eos_token_id": 511,
-    },
-    "projection_dim": 16,
-}
-CODES = {"angry": "ANG", "disgust": "DIS", "fear": "FEA", "happy": "HAP", "neutral": "NEU", "sad": "SAD"}
-#: One actor of each fold.
-ACTORS = (1001, 1019, 1037, 1055, 1073)
 REAL = os.environ.get("EMOCLIP_DATA")
 needs_data = pytest.mark.skipif(not REAL, reason="EMOCLIP_DATA does not say where the data is")
 
 
 # --- Small sources, which other tests use too
-
-
-def face(label: str, index: int = 0) -> np.ndarray:
-    """48 x 48 bytes: stripes whose period tells the emotion, and no two alike."""
-    noise = np.random.default_rng([LABELS.index(label), index]).integers(-20, 21, (48, 48))
-    stripes = 128 + 90 * np.sin(np.arange(48) * (LABELS.index(label) + 1) / 4)
-    return (stripes[:, None] + noise).clip(0, 255).astype(np.uint8)
-
-
-def tone(label: str, index: int = 0, rate: int = 16_000, seconds: float = 0.6) -> np.ndarray:
-    """A beep whose pitch tells the emotion."""
-    hertz = 200 * (VOICE_LABELS.index(label) + 2) + 7 * index
-    return (0.4 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype("f4")
-
-
-def write_faces(folder: Path, train: int = 10, test: int = 2) -> Path:
-    """`train/<emotion>/*.png` and `test/<emotion>/*.png`."""
-    for split, count, first in (("train", train, 0), ("test", test, 1_000)):
-        for label in LABELS:
-            (folder / split / label).mkdir(parents=True)
-            for i in range(count):
-                PILImage.fromarray(face(label, first + i)).save(folder / split / label / f"{i}.png")
-    return folder
-
-
-def voice_name(label: str, actor: int, sentence: str = "DFA") -> str:
-    return f"{actor}_{sentence}_{CODES[label]}_XX.wav"
-
-
-def write_voices(folder: Path, sentences: tuple[str, ...] = ("DFA", "IEO"), actors: tuple[int, ...] = ACTORS) -> Path:
-    """`AudioWAV/*.wav`: every emotion by one actor of every fold."""
-    (folder / "AudioWAV").mkdir(parents=True)
-    for actor in actors:
-        for i, sentence in enumerate(sentences):
-            for label in CODES:
-                samples = tone(label, 10 * i + actor % 7)
-                soundfile.write(folder / "AudioWAV" / voice_name(label, actor, sentence), samples, 16_000)
-    return folder
-
-
-def png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    PILImage.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")  # PCM would round
-    return buffer.getvalue()
 
 
 @pytest.fixture

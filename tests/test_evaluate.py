@@ -13,42 +13,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers import tiny_parts, write_faces, write_voices
 from PIL import Image
-from test_data import TINY, write_faces, write_voices
 
 import evaluate_hf
-from configuration_emoclip import LABELS, EmoCLIPConfig
-from data_emoclip import TEMPLATES, fill_templates, split_words
+from configuration_emoclip import LABELS
 from evaluate_hf import EmotionMetrics, emotion_metrics, evaluate_pairs, markdown_table, predict, prepare
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import save_all
-from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
-from train_hf import train_tokenizer
+from processing_emoclip import EmoCLIPProcessor
 
 ROOT = Path(__file__).parent.parent
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
-    torch.manual_seed(0)
-    words, _ = split_words()
-    config = EmoCLIPConfig(
-        **{
-            **TINY,
-            "words": words,
-            "prompt_templates": list(TEMPLATES),
-            **fields,
-        }
-    )
-    sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
-    processor = EmoCLIPProcessor(
-        EmoCLIPImageProcessor(size={"height": 32, "width": 32}),
-        EmoCLIPFeatureExtractor(),
-        train_tokenizer(sentences, 512, 32),
-    )
-    return EmoCLIPForEmotionClassification(config).eval(), processor
 
 
 def posteriors(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

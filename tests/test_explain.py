@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from helpers import ASTRONAUT, LABELS, READING, SHORT_READING
 from PIL import Image
-from test_pipeline import ASTRONAUT, LABELS, READING, SHORT_READING
 
 from configuration_emoclip import EmoCLIPConfig
 from explain_emoclip import explain_face, explain_voice, integrated_gradients

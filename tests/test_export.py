@@ -5,8 +5,7 @@ import math
 import onnxruntime
 import pytest
 import torch
-from test_data import TINY
-from test_evaluate import tiny_parts
+from helpers import TINY, tiny_parts
 
 import export_onnx
 from configuration_emoclip import VOICE_LABELS, EmoCLIPConfig

@@ -22,9 +22,9 @@ import pytest
 import torch
 import yaml
 from datasets import Audio, ClassLabel, Features, Value
+from helpers import ACTORS, CODES, TINY, face, tone, voice_name, wav
 from loopback_hub import READER, LoopbackHub, metadata_errors
 from PIL import Image as PILImage
-from test_data import ACTORS, CODES, TINY, face, tone, voice_name, wav
 
 from configuration_emoclip import FORMAT_VERSION, LABELS
 from data_emoclip import FACES_HUB_ID, FACES_HUB_REVISION, VOICES_HUB_ID

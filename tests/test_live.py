@@ -12,9 +12,9 @@ import pytest
 import torch
 import torchaudio.functional as AF
 import uvicorn
+from helpers import ASTRONAUT, LABELS, READING
 from PIL import Image, ImageOps
 from starlette.applications import Starlette
-from test_pipeline import ASTRONAUT, LABELS, READING
 from websockets.sync.client import connect
 
 import demo.live

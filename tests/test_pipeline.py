@@ -1,20 +1,30 @@
 """From a photo, a recording, or both, to a result: formats, bad input, faces, speech, batching."""
 
 import contextlib
-import io
 import json
 import math
 import os
 import subprocess
 import sys
-import zlib
-from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import soundfile
 import torch
+from helpers import (
+    ADMIRAL,
+    ASTRONAUT,
+    LABELS,
+    READING,
+    ROOT,
+    SHORT_READING,
+    assert_close,
+    broken_photos,
+    broken_recordings,
+    encode_audio,
+    encode_image,
+    record_like_a_browser,
+)
 from PIL import Image, ImageDraw
 from transformers import pipeline
 
@@ -33,11 +43,6 @@ from media_emoclip import (
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline, mean_log_probs
 from processing_emoclip import EmoCLIPProcessor
-
-ROOT = Path(__file__).parent.parent
-ASTRONAUT, ADMIRAL = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "grace-hopper.jpg"
-READING, SHORT_READING = ROOT / "examples" / "reading.flac", ROOT / "examples" / "reading-short.flac"
-LABELS = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 
 
 @pytest.fixture(scope="module")
@@ -61,47 +66,6 @@ def astronaut() -> Image.Image:
 @pytest.fixture(scope="module")
 def speech() -> tuple[np.ndarray, int]:
     return soundfile.read(SHORT_READING, dtype="float32")
-
-
-def assert_close(given: object, expected: object):
-    """The same JSON; numbers to 1e-4, for threads, and a model loaded again, add up in another order."""
-    assert type(given) is type(expected)
-    if isinstance(expected, dict):
-        assert list(given) == list(expected)
-        for name in expected:
-            assert_close(given[name], expected[name])
-    elif isinstance(expected, list):
-        assert len(given) == len(expected)
-        for pair in zip(given, expected):
-            assert_close(*pair)
-    else:
-        assert given == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
-
-
-def encode_image(image: Image.Image, format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def encode_audio(samples: np.ndarray, rate: int, format: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, rate, format=format, **options)
-    return buffer.getvalue()
-
-
-def record_like_a_browser(samples: np.ndarray, rate: int, container: str, codec: str, **options) -> bytes:
-    """Mono samples as the recording a browser makes: WebM with Opus, or MP4 with AAC."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container, options=options) as output:
-        stream = output.add_stream(codec, rate=48_000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), format="fltp", layout="mono")
-        frame.sample_rate = rate
-        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48_000, frame_size=960)
-        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
-            output.mux(stream.encode(piece))
-        output.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 def top_left_of(image: Image.Image) -> tuple[int, int, int]:
@@ -337,32 +301,6 @@ def test_an_animation_is_read_by_its_first_frame(pipe, astronaut):
     assert result.messages == ["The picture is animated: only its first frame was used."]
 
 
-def huge_png(side: int = 30_000) -> bytes:
-    """A valid one-bit PNG of side x side pixels; 110 kB that decode to a gigabyte as RGB and more."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
-    rows = zlib.compress(bytes((1 + (side + 7) // 8) * side), 1)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def broken_photos() -> dict[str, tuple[bytes, str]]:
-    """Name -> (file, what its sentence must say)."""
-    jpeg = ASTRONAUT.read_bytes()
-    return {
-        "empty file": (b"", "empty file"),
-        "text renamed .jpg": (b"Dear diary, today I was happy.\n" * 50, "not a picture"),
-        "30,000 x 30,000 PNG": (huge_png(), "too large"),
-        "8,001 x 8,001 PNG": (huge_png(8_001), "8001 x 8001"),
-        "1x1 image": (encode_image(Image.new("RGB", (1, 1)), "PNG"), "1 x 1"),
-        "JPEG cut off": (jpeg[: len(jpeg) // 3], "damaged"),
-        "PNG with a damaged middle": (encode_image(Image.open(ASTRONAUT), "PNG")[:3000] + bytes(5000), "damaged"),
-        "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>', "not a picture"),
-    }
-
-
 @pytest.mark.parametrize("name", broken_photos())
 def test_a_broken_photo_gets_one_sentence_and_does_not_cost_the_voice(pipe, name):
     data, expected = broken_photos()[name]
@@ -520,45 +458,6 @@ def test_rates_channels_and_depths_give_the_same_samples(speech):
         heard = load_audio({"array": tone, "sampling_rate": odd_rate})[0]
         assert len(heard) == pytest.approx(seconds * 16_000, abs=40)
         assert np.abs(np.fft.rfft(heard)).argmax() / seconds == pytest.approx(440, abs=2)
-
-
-def broken_recordings() -> dict[str, tuple[bytes, str]]:
-    """Name -> (file, what its sentence must say)."""
-    tone = np.sin(np.arange(16_000) / 20).astype(np.float32)
-    nan, infinite = np.where(tone > 0.9, np.nan, tone), np.where(tone > 0.9, np.inf, tone)
-    noise = np.random.default_rng(0).bytes(20_000)
-    playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.ts\n#EXT-X-ENDLIST\n"
-    return {
-        "empty file": (b"", "empty file"),
-        "0-second WAV": (encode_audio(tone[:0], 16_000, "WAV"), "0 s long"),
-        "NaN samples": (encode_audio(nan, 16_000, "WAV", subtype="FLOAT"), "not numbers"),
-        "infinite samples": (encode_audio(infinite, 16_000, "WAV", subtype="FLOAT"), "not numbers"),
-        "3-hour recording": (three_hours(), "too long"),
-        "corrupt MP3": (b"ID3\x04\x00\x00\x00\x00\x00\x00" + noise, "not a sound file"),
-        "text renamed .wav": (b"Dear diary, today I was sad.\n" * 50, "not a sound file"),
-        "playlist that names another file": (playlist, "not a sound file"),
-        "1 Hz WAV": (encode_audio(tone, 1, "WAV"), "samples a second"),
-        "video without sound": (silent_video(), "no sound track"),
-    }
-
-
-def three_hours() -> bytes:
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(buffer, "w", samplerate=8_000, channels=1, format="FLAC") as sound:
-        for _ in range(180):
-            sound.write(np.zeros(60 * 8_000, np.int16))
-    return buffer.getvalue()
-
-
-def silent_video() -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="webm") as output:
-        stream = output.add_stream("libvpx", rate=5)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-        for _ in range(3):
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
-        output.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("name", broken_recordings())

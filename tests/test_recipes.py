@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_data import TINY, write_faces, write_voices
+from helpers import TINY, write_faces, write_voices
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))

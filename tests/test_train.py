@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from helpers import TINY, write_faces, write_voices
 from safetensors.torch import load_file
-from test_data import TINY, write_faces, write_voices
 from torch import nn
 
 from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig

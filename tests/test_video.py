@@ -6,16 +6,13 @@ import json
 import math
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-import soundfile
 import torch
-from PIL import Image, ImageOps
-from test_pipeline import ADMIRAL, ASTRONAUT, LABELS, READING
+from helpers import ASTRONAUT, LABELS, READING, SIZE, one_person, reading, two_people, write_video
 
 from demo.annotate import annotate_video
 from media_emoclip import InputError
@@ -36,7 +33,6 @@ from video_emoclip import (
     iou,
 )
 
-SIZE, RATE = (640, 360), 24
 COLOURS = dict.fromkeys(LABELS, "#E69F00")
 
 
@@ -49,75 +45,6 @@ def pipe(checkpoint, yunet) -> EmotionRecognitionPipeline:
     )
 
 
-def portrait(photo: Path, width: int = SIZE[0]) -> np.ndarray:
-    """A photo cut to the height of the video, its face in the upper half."""
-    return np.asarray(ImageOps.fit(Image.open(photo).convert("RGB"), (width, SIZE[1]), centering=(0.5, 0.1)))
-
-
-def one_person() -> np.ndarray:
-    return portrait(ASTRONAUT)
-
-
-def two_people() -> np.ndarray:
-    return np.hstack([portrait(photo, SIZE[0] // 2) for photo in (ADMIRAL, ASTRONAUT)])
-
-
-def write(
-    path: Path,
-    picture: np.ndarray | None,
-    seconds: float = 3.0,
-    speech: bool = True,
-    times: list[float] | None = None,
-    turned: int = 0,
-    sound: np.ndarray | None = None,
-    **options,
-) -> Path:
-    """A video of a picture that moves a little, with the reading as its sound.
-
-    Args:
-        times: of the frames; every 1/24 s without them. turned: degrees, said in the metadata. sound: samples, 16 kHz.
-    """
-    with av.open(str(path), "w", **options) as out:
-        webm = path.suffix == ".webm"
-        stream = voice = None
-        if picture is not None:
-            stream = out.add_stream("libvpx" if webm else "libx264", rate=RATE)
-            stream.height, stream.width = picture.shape[:2]
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.time_base = Fraction(1, 1000)
-            if turned:
-                stream.set_display_rotation(turned)
-        if speech or sound is not None:
-            rate = 48_000 if webm else 16_000
-            voice = out.add_stream("libopus" if webm else "aac", rate=rate, layout="mono")
-        times = times or [i / RATE for i in range(round(seconds * RATE))]
-        if voice is not None:
-            samples = np.resize(reading(), round(seconds * 16_000)) if sound is None else sound
-            resample = av.AudioResampler(format=voice.codec_context.format, layout="mono", rate=rate)
-        heard = 0
-        for i, time in enumerate(times):
-            if stream is not None:
-                frame = av.VideoFrame.from_ndarray(np.roll(picture, i % 8, axis=1), format="rgb24")
-                frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
-                out.mux(stream.encode(frame))
-            until = len(samples) if voice is not None and i == len(times) - 1 else round((time + 1 / RATE) * 16_000)
-            if voice is not None and until > heard:
-                block = av.AudioFrame.from_ndarray(samples[None, heard:until], format="flt", layout="mono")
-                block.rate, block.pts, block.time_base, heard = 16_000, heard, Fraction(1, 16_000), until
-                for piece in resample.resample(block):
-                    out.mux(voice.encode(piece))
-        for each in (stream, voice):
-            if each is not None:
-                out.mux(each.encode())
-    return path
-
-
-def reading() -> np.ndarray:
-    samples, rate = soundfile.read(READING, dtype="float32")
-    assert rate == 16_000
-    return samples
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("clips")
@@ -126,7 +53,7 @@ def clips(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def clip(clips) -> Path:
     """5 s of two people and a voice."""
-    return write(clips / "two.mp4", two_people(), seconds=5)
+    return write_video(clips / "two.mp4", two_people(), seconds=5)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +96,7 @@ def test_the_whole_videos_face_and_voice_are_the_pipelines_own(pipe, clip, resul
 
 def test_long_sound_is_scored_in_blocks_as_if_it_were_whole(pipe, clips):
     sound = np.tile(reading(), 6)[: 40 * 16_000]  # longer than a block
-    path = write(clips / "long.m4a", None, seconds=40, sound=sound, format="mp4")
+    path = write_video(clips / "long.m4a", None, seconds=40, sound=sound, format="mp4")
     whole, streamed = pipe(audio=path).voice, pipe(video=path)
     for label in LABELS[:-1]:
         assert streamed.voice.scores[label] == pytest.approx(whole.scores[label], abs=0.02)
@@ -179,24 +106,24 @@ def test_long_sound_is_scored_in_blocks_as_if_it_were_whole(pipe, clips):
 
 
 def test_a_rotated_video_is_turned_upright(pipe, clips):
-    path = write(clips / "rotated.mp4", np.rot90(one_person(), -1).copy(), turned=90, speech=False)
+    path = write_video(clips / "rotated.mp4", np.rot90(one_person(), -1).copy(), turned=90, speech=False)
     with av.open(str(path)) as container:
         assert next(container.decode(video=0)).rotation % 360 != 0  # the metadata is there
-    rotated, straight = pipe(video=path), pipe(video=write(clips / "straight.mp4", one_person(), speech=False))
+    rotated, straight = pipe(video=path), pipe(video=write_video(clips / "straight.mp4", one_person(), speech=False))
     assert (rotated.width, rotated.height) == (straight.width, straight.height) == SIZE
     assert iou(rotated.people[0].track[0].box, straight.people[0].track[0].box) > 0.7
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".mkv", ".mov"])
 def test_what_browsers_and_phones_record(pipe, clips, suffix):
-    result = pipe(video=write(clips / f"recorded{suffix}", one_person(), seconds=2))
+    result = pipe(video=write_video(clips / f"recorded{suffix}", one_person(), seconds=2))
     assert result.face and result.voice and result.messages == []
     assert result.seconds == pytest.approx(2, abs=0.2)
 
 
 def test_a_variable_frame_rate_is_sampled_in_time_not_in_frames(pipe, clips):
     times = [i / 60 for i in range(60)] + [1 + i / 4 for i in range(1, 9)]  # a second at 60, two at 4 a second
-    result = pipe(video=write(clips / "variable.mp4", one_person(), times=times))
+    result = pipe(video=write_video(clips / "variable.mp4", one_person(), times=times))
     seen = [sample.time for sample in result.people[0].track]
     assert sum(time < 1 for time in seen) <= 6 and sum(time >= 1 for time in seen) >= 7
     assert result.seconds == pytest.approx(3, abs=0.2)
@@ -211,14 +138,14 @@ def test_bytes_are_as_good_as_a_path(pipe, clip, result):
 
 
 def test_without_sound_the_faces_are_answered(pipe, clips):
-    result = pipe(video=write(clips / "mute.mp4", one_person(), seconds=1, speech=False))
+    result = pipe(video=write_video(clips / "mute.mp4", one_person(), seconds=1, speech=False))
     assert result.face and result.fused.scores == result.face.scores
     assert result.voice is None and result.agreement is None and result.moments == []
     assert result.messages == ["The video has no sound: only the faces in it were used."]
 
 
 def test_without_a_face_the_voice_is_answered(pipe, clips):
-    result = pipe(video=write(clips / "wall.mp4", np.full((360, 640, 3), 90, np.uint8), seconds=3))
+    result = pipe(video=write_video(clips / "wall.mp4", np.full((360, 640, 3), 90, np.uint8), seconds=3))
     assert result.voice and result.face is None and result.people == []
     assert len(result.messages) == 1 and "No face was found in the video" in result.messages[0]
 
@@ -234,19 +161,21 @@ def test_without_a_picture_the_voice_is_answered(pipe):
 def test_silence_and_noise_are_told_apart_from_speech(pipe, clips):
     silence, noise = np.zeros(32_000, np.float32), np.random.default_rng(0).normal(0, 0.02, 32_000).astype(np.float32)
     for sound, expected in ((silence, "silent"), (noise, "No speech")):
-        result = pipe(video=write(clips / "quiet.mp4", one_person(), seconds=2, sound=sound))
+        result = pipe(video=write_video(clips / "quiet.mp4", one_person(), seconds=2, sound=sound))
         assert result.face and result.voice is None
         assert len(result.messages) == 1 and expected in result.messages[0]
 
 
 def test_neither_face_nor_voice_is_an_answer(pipe, clips):
-    result = pipe(video=write(clips / "nothing.mp4", np.full((64, 64, 3), 90, np.uint8), seconds=1, speech=False))
+    result = pipe(
+        video=write_video(clips / "nothing.mp4", np.full((64, 64, 3), 90, np.uint8), seconds=1, speech=False)
+    )
     assert result.fused is None and len(result.messages) == 2
     assert len(list(result.rows())) == 1  # the header
 
 
 def test_a_video_cut_off_in_the_middle_is_answered_as_far_as_it_goes(pipe, clips):
-    data = write(clips / "whole.webm", one_person(), seconds=4).read_bytes()
+    data = write_video(clips / "whole.webm", one_person(), seconds=4).read_bytes()
     result = pipe(video=data[: len(data) // 2])
     assert 0.5 < result.seconds < 3.5 and result.face
     assert "is damaged" in result.messages[0]
@@ -254,7 +183,7 @@ def test_a_video_cut_off_in_the_middle_is_answered_as_far_as_it_goes(pipe, clips
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts"])
 def test_garbage_in_the_middle_is_read_past(pipe, clips, suffix):
-    data = bytearray(write(clips / f"garbage{suffix}", one_person(), seconds=4).read_bytes())
+    data = bytearray(write_video(clips / f"garbage{suffix}", one_person(), seconds=4).read_bytes())
     middle = len(data) // 2
     data[middle : middle + 3000] = np.random.default_rng(0).bytes(3000)
     result = pipe(video=bytes(data))
@@ -336,7 +265,9 @@ def test_closing_the_generator_closes_the_file(pipe, clip):
 
 def test_frames_and_sound_are_never_held_whole(pipe, clips):
     """What the stream holds of the sound stays below a block and two windows, whatever the length."""
-    path = write(clips / "minute.m4a", None, sound=np.tile(reading(), 15)[: 90 * 16_000], format="mp4", seconds=90)
+    path = write_video(
+        clips / "minute.m4a", None, sound=np.tile(reading(), 15)[: 90 * 16_000], format="mp4", seconds=90
+    )
     steps, longest = analyze_video(pipe, path), 0
     for _ in steps:
         voice = steps.gi_frame.f_locals["voice"]
