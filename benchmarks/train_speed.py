@@ -18,7 +18,8 @@ from transformers import HfArgumentParser, TrainerCallback, set_seed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from train_hf import DataArguments, EmoCLIPTrainingArguments, ModelArguments, make_trainer
+from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
+from training.build import make_trainer
 
 WARMUP_STEPS, TIMED_STEPS, PROFILED_STEPS = 30, 60, 10
 

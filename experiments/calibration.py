@@ -18,10 +18,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_emoclip import FACE_SIZE, load_faces, load_voices, split_voices
-from evaluate_hf import emotion_metrics, evaluate_pairs, predict, to_tensors, voice_tensors
 from hub import HubError, load_pipeline
-from train_hf import fit_calibration, likeliest
+from training.calibration import fit_calibration, likeliest
+from training.dataset import to_tensors, voice_tensors
+from training.evaluation import evaluate_pairs, predict
+from training.metrics import emotion_metrics
+from training.sources import FACE_SIZE, load_faces, load_voices
+from training.splits import split_voices
 
 FOLDS, REPEATS = 5, 5
 FIGURES = ("nll", "accuracy", "calibration_error", "expected_if_calibrated")

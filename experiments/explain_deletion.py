@@ -23,11 +23,13 @@ import torch.nn.functional as F
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data_emoclip import load_faces, load_voices, split_voices, voice_tensors  # noqa: E402
 from explain_emoclip import explain_face, explain_voice  # noqa: E402
 from modeling_emoclip import EmoCLIPForEmotionClassification  # noqa: E402
 from pipeline_emoclip import EmotionRecognitionPipeline  # noqa: E402
 from processing_emoclip import EmoCLIPProcessor  # noqa: E402
+from training.dataset import voice_tensors  # noqa: E402
+from training.sources import load_faces, load_voices  # noqa: E402
+from training.splits import split_voices  # noqa: E402
 
 
 def marked(values: torch.Tensor) -> torch.Tensor:

@@ -30,8 +30,8 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_emoclip import FACES_HUB_ID, VOICES_HUB_ID, load_faces, load_voices
 from processing_emoclip import EmoCLIPFeatureExtractor
+from training.sources import FACES_HUB_ID, VOICES_HUB_ID, load_faces, load_voices
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS = ("face", "voice", "fused")

@@ -1,0 +1,1 @@
+"""Training and evaluation: what train_hf.py, evaluate_hf.py, experiments/ and benchmarks/ are made of."""

@@ -1,0 +1,127 @@
+"""What a training can be told: the arguments of train_hf.py."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+
+from training.sources import FACES_HUB_ID, VOICES_HUB_ID
+
+GPU_HAS_BF16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+@dataclass
+class ModelArguments:
+    init_from: str | None = field(
+        default=None,
+        metadata={"help": "an EmoCLIP or converted AudioCLIP to go on from, folder or Hub id; by default untrained"},
+    )
+    vision_model: str | None = field(
+        default=None,
+        metadata={"help": "a CLIP ViT that the image tower starts from, folder or Hub id"},
+    )
+    freeze: list[str] = field(
+        default_factory=list, metadata={"help": "towers that keep their weights: any of image, audio, text"}
+    )
+    config: dict | str | None = field(
+        default=None,
+        metadata={"help": 'fields of EmoCLIPConfig that differ from the preset, as JSON: {"projection_dim": 128}'},
+    )
+
+    def __post_init__(self):
+        self.config = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
+        if not isinstance(self.config, dict):
+            raise ValueError("--config must be a JSON object, fields and their values.")
+
+
+@dataclass
+class DataArguments:
+    faces: str = field(default=FACES_HUB_ID, metadata={"help": "FER-2013: a folder or a Hub id"})
+    voices: str = field(default=VOICES_HUB_ID, metadata={"help": "CREMA-D: a folder or a Hub id"})
+    face_labels: Literal["fer2013", "ferplus"] = field(
+        default="fer2013", metadata={"help": "FER-2013's own labels, or what most FER+ taggers chose"}
+    )
+    fold: int = field(default=0, metadata={"help": "CREMA-D fold to test on; the next chooses, the others train"})
+    voices_per_epoch: int | None = field(
+        default=None, metadata={"help": "rows that carry a voice; by default each voice once"}
+    )
+    votes: list[float] = field(
+        default_factory=lambda: [0.3],
+        metadata={
+            "help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1: of both, or of the "
+            "face's and of the voice's"
+        },
+    )
+    mixup: float = field(
+        default=0.2,
+        metadata={"help": "alpha of the Beta distribution by which faces, and voices, are mixed; 0 is not"},
+    )
+    cutmix: float = field(
+        default=0.0, metadata={"help": "share of the faces that get a rectangle of another instead of being mixed"}
+    )
+    train_share: float = field(
+        default=1.0, metadata={"help": "share of the training faces, and voices, that is used, drawn by --seed"}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
+
+    def __post_init__(self):
+        votes = self.votes if isinstance(self.votes, list) else [self.votes]  # a file may give one number as it is
+        if len(votes) not in (1, 2) or not all(0 <= weight <= 1 for weight in votes):
+            raise ValueError("--votes takes one number from 0 to 1, or the face's and the voice's.")
+        self.votes = votes * 2 if len(votes) == 1 else votes
+        if not 0 <= self.cutmix <= 1:
+            raise ValueError(f"--cutmix must be from 0 to 1, not {self.cutmix}.")
+
+
+@dataclass
+class EmoCLIPTrainingArguments(TrainingArguments):
+    output_dir: str = "outputs/emoclip-small"
+    num_train_epochs: float = 64
+    per_device_train_batch_size: int = 512
+    per_device_eval_batch_size: int = 256
+    learning_rate: float = 2e-3
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "of everything but the heads; by default --learning_rate"}
+    )
+    weight_decay: float = 0.05
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.1
+    max_grad_norm: float = 1.0
+    bf16: bool = field(default=GPU_HAS_BF16, metadata={"help": "by default where the GPU can; on a CPU on request"})
+    eval_strategy: str = "steps"
+    eval_steps: float = 0.125  # of the whole training
+    save_strategy: str = "steps"
+    save_steps: float = 0.125
+    save_total_limit: int = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str = "eval_accuracy"
+    early_stopping_patience: int = field(default=10, metadata={"help": "evaluations without a better accuracy"})
+    ema_decay: float = field(
+        default=0.99, metadata={"help": "of the running average of the weights, which is what is kept; 0 is none"}
+    )
+    teachers: list[str] = field(
+        default_factory=list, metadata={"help": "EmoCLIPs, folders or Hub ids, whose mean answer is taught too"}
+    )
+    teachers_weight: float = field(default=0.5, metadata={"help": "of the teachers' answer beside the label, 0 to 1"})
+    logging_steps: float = 50
+    logging_nan_inf_filter: bool = False  # it would wait for the GPU after every step
+    seed: int = 0
+    push_only: str | None = field(
+        default=None, metadata={"help": "a finished folder: upload it to --hub_model_id, and do nothing else"}
+    )
+
+    def __post_init__(self):
+        self.fp16 = self.fp16 or (torch.cuda.is_available() and not GPU_HAS_BF16 and not self.use_cpu)
+        self.bf16 = self.bf16 and not self.fp16
+        if self.torch_compile or self.torch_compile_mode or self.torch_compile_backend:
+            raise ValueError(
+                "--torch_compile is not for EmoCLIP: its batches differ in how many faces and voices they hold, and "
+                "compiling for that takes minutes. Leave it out; larger batches keep a GPU busy."
+            )
+        self.dataloader_pin_memory = False  # what can be pinned is on the GPU already
+        self.remove_unused_columns = False  # FaceVoiceDataset gives exactly what is used
+        self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
+        super().__post_init__()

@@ -1,0 +1,114 @@
+"""`results.json` as tables and as a picture."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from configuration_emoclip import LABELS
+
+
+def markdown_table(results: dict) -> str:
+    """The figures of `results.json` as tables: the whole, each emotion's recall, and the voices by group."""
+    splits = results["splits"]
+    pairs = " x ".join(splits.values()) + ", synthetic pairs"
+    rows = [
+        ("face, one crop", splits.get("face"), results.get("face")),
+        ("face, mean over ten crops", splits.get("face"), results.get("face_ten_crops")),
+        ("face, one crop, not in train", f"{splits.get('face')}, without repeats", results.get("face_unseen")),
+        ("face, against FER+'s majority", f"{splits.get('face')}, FER+ labels", results.get("face_majority")),
+        ("voice", splits.get("voice"), results.get("voice")),
+        ("voice, mean of five folds", "folds 0 to 4", results.get("voice_folds")),
+    ]
+    if fused := results.get("fused"):
+        rows.append(("face and voice, fused", pairs, fused))
+        for key, what in (
+            ("predicted", "the same, as the product rule predicts"),
+            ("face_alone", "the face alone, same pairs"),
+            ("voice_alone", "the voice alone, same pairs"),
+        ):
+            rows.append((what, pairs, {"n": fused["n"], "accuracy": fused[f"{key}_accuracy"]}))
+    for name, figures in results.get("words", {}).items():
+        modality, words = name.split("_", 1)
+        rows.append((f"{modality} against {words.replace('_', '-')} words", splits[modality], figures))
+    lines = [
+        "| what | split | n | accuracy % | mean recall % | macro F1 % | calibration error % (if perfect) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for what, split, figures in rows:
+        if figures is None:
+            continue
+        cells = [f"{100 * figures[key]:.1f}" if key in figures else "" for key in ("mean_recall", "macro_f1")]
+        if "calibration_error" in figures:
+            keys = ("calibration_error", "expected_if_calibrated")
+            cells.append("{:.1f} ({:.1f})".format(*(100 * figures[key] for key in keys)))
+        else:
+            cells.append("")
+        accuracy = f"**{100 * figures['accuracy']:.1f}**"
+        if "accuracy_spread" in figures:
+            accuracy += f" ± {100 * figures['accuracy_spread']:.1f}"
+        lines.append(f"| {what} | {split} | {figures['n']:,} | {accuracy} | {' | '.join(cells)} |")
+    recalls = {name: results[name]["recall"] for name in ("face", "voice") if name in results}
+    emotions = [label for label in LABELS if any(label in recall for recall in recalls.values())]
+    if recalls:
+        lines += ["", f"| recall % | {' | '.join(emotions)} |", f"| --- |{' --- |' * len(emotions)}"]
+    for name, recall in recalls.items():
+        cells = [f"{100 * recall[label]:.0f}" if label in recall else "" for label in emotions]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if groups := results.get("voice_by"):
+        lines += ["", "| voices by | accuracy % (n) |", "| --- | --- |"]
+        for name, values in groups.items():
+            cells = [f"{value} {100 * each['accuracy']:.0f} ({each['n']:,})" for value, each in values.items()]
+            lines.append(f"| {name} | {', '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_results(results: dict, path: Path):
+    """Saves the figures as JSON."""
+    path.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def replace_table(path: Path, table: str):
+    """Puts the table between the marks <!-- results --> and <!-- /results --> of a Markdown file.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    parts = re.split(r"(<!-- /?results -->)", path.read_text())
+    if parts[1::2] != ["<!-- results -->", "<!-- /results -->"]:
+        raise ValueError(f"{path} must have <!-- results --> and <!-- /results --> once each, where the table goes.")
+    path.write_text("".join([*parts[:2], f"\n{table}\n", *parts[3:]]))
+
+
+def draw(results: dict, path: Path, labels: list[str]):
+    """The confusion matrices and reliability diagrams of the face and the voice as one picture."""
+    try:
+        from matplotlib import pyplot
+    except ImportError:
+        sys.exit("evaluate_hf.py: --picture needs matplotlib: pip install matplotlib")
+    heads = [name for name in ("face", "voice") if name in results]
+    figure, axes = pyplot.subplots(len(heads), 2, figsize=(10, 4.6 * len(heads)), squeeze=False, layout="constrained")
+    for (matrix_axis, reliability_axis), name in zip(axes, heads):
+        known = [i for i, label in enumerate(labels) if label in results[name]["recall"]]
+        shares = np.array(results[name]["confusion"], dtype=float)[known]
+        shares /= shares.sum(1, keepdims=True)
+        matrix_axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), share in np.ndenumerate(shares):
+            colour = "white" if share > 0.5 else "black"
+            matrix_axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
+        matrix_axis.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+        matrix_axis.set_yticks(range(len(known)), [labels[i] for i in known])
+        matrix_axis.set(title=f"{name}: answers % of each label", xlabel="answer", ylabel="label")
+        bins = results[name]["reliability"]
+        confidence, accuracy, n = (np.array([each[key] for each in bins]) for key in ("confidence", "accuracy", "n"))
+        reliability_axis.plot([0, 1], [0, 1], "--", color="grey", linewidth=1, label="perfectly calibrated")
+        error = np.sqrt(accuracy * (1 - accuracy) / n)
+        reliability_axis.errorbar(confidence, accuracy, error, fmt="o-", capsize=3, label="model ± standard error")
+        reliability_axis.bar(confidence, n / n.sum(), width=0.05, alpha=0.25, label="share of the answers")
+        reliability_axis.set(
+            title=f"{name}: reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1)
+        )
+        reliability_axis.legend(loc="upper left", fontsize="small")
+    figure.savefig(path, dpi=90)
