@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers.dynamic_module_utils import get_relative_imports
 
 from configuration_emoclip import EmoCLIPConfig
 from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification
@@ -38,12 +39,9 @@ CARD_EXAMPLES = {"image": EXAMPLES / "astronaut.jpg", "audio": EXAMPLES / "readi
 #: What a pipeline is loaded from.
 NEEDED = ("config.json", WEIGHTS, "processor_config.json", "tokenizer.json")
 #: The code that travels with the weights.
-CODE = [
-    f"{name}_emoclip.py"
-    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline")
-]
-#: What is published of a folder; training leaves more in its own.
-PUBLISHED = (*NEEDED, *CODE, "README.md", "tokenizer_config.json", "results.json", "training.json")
+CODE = "*_emoclip.py"
+#: What else is published of a folder; training leaves more in its own.
+PUBLISHED = (*NEEDED, "README.md", "tokenizer_config.json", "results.json", "training.json")
 
 
 class HubError(ValueError):
@@ -161,6 +159,17 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
     return url
 
 
+def needed_code(folder: Path) -> list[str]:
+    """The files that a folder's model, processor and pipeline are defined in, and all that these import of each other,
+    whether they are there or not. An older folder has other files than this tree."""
+    names = [f"{part}_emoclip.py" for part in ("modeling", "processing", "pipeline")]
+    for name in names:  # grows on the way
+        if (folder / name).is_file():
+            imported = (f"{module}.py" for module in get_relative_imports(folder / name))
+            names += sorted(set(imported) - set(names))
+    return names
+
+
 def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, private: bool | None = None) -> str:
     """Uploads a finished folder in one commit. What an upload that broke off has left there is not sent again.
 
@@ -171,7 +180,7 @@ def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, p
         HubError: the upload failed; the folder stays as it is.
     """
     folder = Path(folder)
-    for name in (*NEEDED, *CODE, "README.md"):
+    for name in (*NEEDED, *needed_code(folder), "README.md"):
         if not (folder / name).is_file():
             raise UnfinishedError(f"{folder} is no finished EmoCLIP: it holds no {name}.")
     try:
@@ -180,6 +189,7 @@ def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, p
         raise UnfinishedError(str(error)) from None
     url = open_repository(repo_id, token, private)
     files = {name: folder / name for name in PUBLISHED if (folder / name).is_file()}
+    files |= {file.name: file for file in folder.glob(CODE)}
     files |= {f"examples/{file.name}": file for file in (*CARD_EXAMPLES.values(), EXAMPLES / "README.md")}
     files["README.md"] = (folder / "README.md").read_text().replace(THIS_REPOSITORY, url.repo_id).encode()
     try:
