@@ -57,7 +57,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from configuration_emoclip import EmoCLIPConfig  # noqa: E402
-from modeling_emoclip import EmoCLIPModel, ESResNeXt, FrequencyBSplineTransform  # noqa: E402
+from esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform  # noqa: E402
+from modeling_emoclip import EmoCLIPModel  # noqa: E402
 
 SAMPLING_RATE = 44_100  # Hz
 
