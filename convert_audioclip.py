@@ -29,12 +29,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from configuration_emoclip import EmoCLIPConfig
 from modeling_emoclip import EmoCLIPModel
-from processing_emoclip import (
-    EmoCLIPFeatureExtractor,
-    EmoCLIPImageProcessor,
-    EmoCLIPProcessor,
-    EmoCLIPWaveformExtractor,
-)
+from processing_emoclip import EmoCLIPImageProcessor, EmoCLIPProcessor, EmoCLIPWaveformExtractor
 
 #: Where the vocabulary is on the Hub; every CLIP by OpenAI has the same one.
 CLIP_HUB_ID = "openai/clip-vit-base-patch32"
@@ -228,9 +223,8 @@ def clip_tokenizer(max_length: int = 77) -> PreTrainedTokenizerFast:
 
 
 def clip_processor(config: EmoCLIPConfig) -> EmoCLIPProcessor:
-    """CLIP's resize, centre crop and normalisation, CLIP's tokenizer, and what the audio tower takes."""
+    """CLIP's resize, centre crop and normalisation, AudioCLIP's waveforms, CLIP's tokenizer."""
     side = config.vision_config.image_size
-    waveform = config.audio_config.tower == "esresnext_fbsp"
     return EmoCLIPProcessor(
         EmoCLIPImageProcessor(
             size={"shortest_edge": side},
@@ -241,7 +235,7 @@ def clip_processor(config: EmoCLIPConfig) -> EmoCLIPProcessor:
             image_mean=OPENAI_CLIP_MEAN,
             image_std=OPENAI_CLIP_STD,
         ),
-        EmoCLIPWaveformExtractor() if waveform else EmoCLIPFeatureExtractor(),
+        EmoCLIPWaveformExtractor(),
         clip_tokenizer(config.text_config.max_position_embeddings),
     )
 

@@ -32,11 +32,11 @@ class FrequencyBSplineTransform(nn.Module):
     """A learned time-frequency transform: complex frequency B-spline wavelets (Guzhov et al., 2021, section 3).
 
     Filter j, over t in -pi..pi, is sqrt(fb) sinc(fb t / m)^m exp(-i fc t) / sqrt(n_fft), with its own m, fb and fc.
-    They and the window stay in float32 whatever the rest of the model is cast to: bfloat16 holds eight bits, and a
-    centre frequency `fc` of 1,000 bins would be off by up to 4.
+    They and the window stay in float32 whatever the rest of the model is cast to: in bfloat16, with its eight bits,
+    a centre frequency `fc` of 1,000 bins would be off by up to 4.
 
     In training, the gradients of m, fb and fc are each divided by (their infinity norm + 1e-8), as in AudioCLIP:
-    they differ by orders of magnitude. Each process scales its own, before they are averaged.
+    they differ by orders of magnitude. Each process scales its own gradients, before they are averaged.
     """
 
     def __init__(self, config: EmoCLIPAudioConfig):
@@ -65,7 +65,7 @@ class FrequencyBSplineTransform(nn.Module):
 
     @property
     def bins_per_band(self) -> int:
-        """Bins of a band; filters that no band holds are the highest ones."""
+        """Bins of a band; the highest filters may be left over."""
         return len(self.m) // self.num_bands
 
     def sinc_power(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +76,7 @@ class FrequencyBSplineTransform(nn.Module):
         return sinc.abs().pow(self.m[:, None]), torch.where(sinc < 0, math.pi * self.m[:, None], 0.0)
 
     def times(self) -> torch.Tensor:
-        """The places of a filter's taps, (n_fft,)."""
+        """Times t of a filter's taps, (n_fft,)."""
         return math.pi * torch.linspace(-1, 1, self.n_fft, device=self.m.device) + 1e-8
 
     def norm_loss(self) -> torch.Tensor:
@@ -90,8 +90,8 @@ class FrequencyBSplineTransform(nn.Module):
         """Real parts, then imaginary parts, of the filters of the bands: (2 * bins, win_length).
 
         A frame is zero-padded to n_fft on both sides, so only the taps under the window are kept. The order of the
-        operations is the original's: phases reach 3,000, where float32 rounds at 1e-4, and rounding is most of what
-        tells two implementations apart.
+        operations is the original's: phases reach 3,000, where float32 rounds at 1e-4, and most of the difference
+        between two implementations is rounding.
         """
         left = (self.n_fft - len(self.window)) // 2
         t = self.times()[left : left + len(self.window)]
@@ -105,9 +105,9 @@ class FrequencyBSplineTransform(nn.Module):
         return torch.cat([part[:num_bins] for part in parts])
 
     def current_filters(self) -> torch.Tensor:
-        """`filters()`, from memory where no gradient is wanted and no parameter has another value than then.
+        """`filters()`, computed anew only where a gradient is wanted or a parameter has changed.
 
-        The values themselves are compared, some 5,000 numbers: whatever changed them, the filters follow.
+        The values themselves are compared, some 5,000 numbers, so that no way of changing them goes unnoticed.
         """
         sources = (self.m, self.fb, self.fc, self.window)
         wants_gradient = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
@@ -153,8 +153,8 @@ def conv_norm(
 ) -> torch.Tensor:
     """Convolution, batch norm, the sum with `residual` where it is given, and ReLU if `relu`.
 
-    With `folded`, all of it is one call of oneDNN, which the compiler of torch makes too: folding alone saves little,
-    but a ReLU or a sum of its own reads and writes the whole map once more.
+    With `folded`, all of it is one fused call of oneDNN, the one that torch.compile makes too. Folding alone saves
+    little: it is the separate ReLU and sum that cost time, each of which reads and writes the whole map.
     """
     if folded is None:
         x = norm(conv(x))
@@ -165,7 +165,7 @@ def conv_norm(
     fused = torch.ops.mkldnn._convolution_pointwise
     if residual is None:
         return fused(x, weight, bias, *geometry, "relu" if relu else "none", [], "")
-    if residual.shape[-2:].numel() == 1:  # one place has no memory format, and oneDNN's sum asks for one
+    if residual.shape[-2:].numel() == 1:  # a 1x1 map has no memory format of its own, which the fused sum needs
         x = fused(x, weight, bias, *geometry, "none", [], "") + residual
         return F.relu(x, inplace=True) if relu else x
     return fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], "")
@@ -208,7 +208,7 @@ class ResNeXtBlock(nn.Module):
 
 
 class AudioAttention(nn.Module):
-    """What share of each channel and place of a stage's output goes on, seen from the stage's input."""
+    """Attention: a weight for each channel and position of a stage's output, computed from the stage's input."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int]):
         super().__init__()
@@ -271,8 +271,8 @@ class ESResNeXt(nn.Module):
     def folded_convolutions(self) -> FoldedConvolutions | None:
         """Batch norms folded into convolutions, where that is faster and exact: float32 inference on a CPU.
 
-        They are folded anew when a tensor was replaced or written in place, which its version counts; only what is
-        written through `.data` is not counted, and is seen after the next `train()`, `eval()` or `to()`.
+        They are folded anew when a tensor was replaced or written in place, which its version counts. A write through
+        `.data` is not counted: it is noticed after the next `train()`, `eval()` or `to()`.
         """
         weight = self.conv1.weight
         tensors = [*self.parameters(), *self.buffers()]

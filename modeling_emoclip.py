@@ -84,7 +84,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return tensor
-    if tensor.is_floating_point():  # under autocast, a process without rows has another precision than the others
+    if tensor.is_floating_point():  # under autocast, a process without rows holds another dtype than the others
         tensor = tensor.float()
     size = torch.tensor([len(tensor)], device=tensor.device)
     sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
@@ -92,7 +92,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     longest = int(max(sizes))
     padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
     if tensor.is_floating_point():
-        # Its backward is collective too, so a process whose rows need no gradient must take part in it all the same.
+        # The backward pass is collective too: a process whose rows need no gradient must take part in it.
         parts = dist.nn.all_gather(padded if padded.requires_grad else padded.requires_grad_())
     else:
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -106,12 +106,12 @@ def normalize(features: torch.Tensor) -> torch.Tensor:
 
 
 def constant(values: list, device: torch.device) -> torch.Tensor:
-    """A few numbers as a tensor on a device; the CPU does not wait for a GPU to have taken them."""
+    """A few numbers as a tensor on a device, without making the CPU wait for a GPU."""
     return torch.tensor(values).to(device, non_blocking=True)
 
 
 def is_distributed() -> bool:
-    """Whether a loss is taken over the rows of several processes: in training by several, never in evaluation."""
+    """Whether losses are taken over the rows of all processes: only in training, where there are several."""
     return torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -125,9 +125,9 @@ class LabeledRows(NamedTuple):
 def modality_masks(
     embeds: dict[str, torch.Tensor], face_mask: torch.Tensor | None, voice_mask: torch.Tensor | None
 ) -> dict[str, torch.Tensor]:
-    """Which rows of this process have each modality, (B,) bool; a text stands in every row with a face or a voice.
+    """Which of this process's rows have each modality, (B,) bool; every row with a face or a voice has a text.
 
-    They stay on the device of those given, or else on the CPU: see `gather_present`.
+    The masks are on the device of those given, or else on the CPU: see `gather_present`.
     """
     batch = len(next(iter(embeds.values())))
     device = next((mask.device for mask in (face_mask, voice_mask) if mask is not None), "cpu")
@@ -141,13 +141,13 @@ def modality_masks(
 def modality_labels(
     face_labels: torch.Tensor | None, voice_labels: torch.Tensor | None, face_mask: torch.Tensor, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """Labels (B,) of each modality's rows. Where only the faces or only the voices have labels, they are the row's;
-    where neither have, each row has a label of its own. A text has its face's label, or its voice's where `face_mask`
-    (B,) says that there is no face."""
+    """Labels (B,) for each modality. Labels of the faces alone, or of the voices alone, are those of the whole row;
+    without any, each row has a label of its own. A text has the label of its row's face, or of the voice where
+    `face_mask` (B,) is False."""
     if face_labels is None and voice_labels is None:
         face_labels = torch.arange(len(face_mask), device=device)
         if is_distributed():
-            face_labels += dist.get_rank() << 32  # other than those of another process
+            face_labels += dist.get_rank() << 32  # different from those of every other process
     face_labels = voice_labels if face_labels is None else face_labels
     voice_labels = face_labels if voice_labels is None else voice_labels
     text_labels = torch.where(face_mask.to(device, non_blocking=True), face_labels, voice_labels)
@@ -157,7 +157,7 @@ def modality_labels(
 def gather_present(embeds: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> LabeledRows:
     """The rows of every process where `mask` is True, of (B, D) embeddings and (B,) labels.
 
-    In one process, a mask on the CPU says there how many rows there are, and the CPU need not wait for a GPU.
+    With one process, a mask on the CPU gives the number of rows without waiting for a GPU.
     """
     mask = gather_rows(mask.to(embeds.device)) if is_distributed() else mask
     present = mask.nonzero().flatten().to(embeds.device, non_blocking=True)
@@ -172,7 +172,7 @@ def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 class ModalityBatchNorm2d(nn.ModuleDict):
-    """Batch norm with statistics, scales and shifts per modality; one that is not named uses the image's."""
+    """Batch norm with statistics, scales and shifts per modality; a modality without its own uses the image's."""
 
     def __init__(self, num_features: int, modalities: tuple[str, ...]):
         super().__init__({modality: nn.BatchNorm2d(num_features) for modality in modalities})
@@ -359,7 +359,7 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "audio", "text")
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = {"fbsp"}
-    # Losses are already means over the global batch: Trainer divides by its accumulation steps, nobody by items.
+    # Losses are means over the global batch: Trainer must divide them by its accumulation steps, not by items.
     accepts_loss_kwargs = False
 
     def _init_weights(self, module: nn.Module):
@@ -388,8 +388,8 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
                 init.constant_(scale, self.config.logit_scale_init_value)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As transformers' own. Where the pipeline's code does not lie in the folder, as `save_all` and the pipeline
-        put it there, config.json does not speak of it."""
+        """As transformers' own, but config.json names the custom pipeline only where its code lies in the folder, as
+        it does after `save_all`."""
         pipelines = getattr(self.config, "custom_pipelines", None)
         if pipelines is not None and not (Path(save_directory) / "pipeline_emoclip.py").is_file():
             del self.config.custom_pipelines
@@ -645,8 +645,8 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
 def filled(
     log_probs: torch.Tensor | None, mask: torch.Tensor | None, like: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-posteriors (B, C) in float32, and which rows have any, (B,) bool. Where there are none, zeros in the shape
-    `like` and no row; without a mask, every row."""
+    """Log-posteriors (B, C) in float32, and which rows have them, (B,) bool: every row without a mask. Where there
+    are none, zeros in the shape of `like`, and no row has them."""
     if log_probs is None:
         return torch.zeros_like(like, dtype=torch.float32), torch.zeros_like(like[:, 0], dtype=torch.bool)
     mask = torch.ones_like(like[:, 0], dtype=torch.bool) if mask is None else mask
@@ -654,7 +654,7 @@ def filled(
 
 
 class EmotionHead(nn.Module):
-    """A linear classifier of the classes it is taught; the others get -inf."""
+    """A linear classifier of the classes that it is taught; the logits of the others are -inf."""
 
     def __init__(self, config: EmoCLIPConfig, taught: list[str]):
         super().__init__()
@@ -675,16 +675,14 @@ class EmotionHead(nn.Module):
         Raises:
             ValueError: one is a class that the head was not taught.
         """
-        lookup = torch.full((self.num_labels,), -1, device=labels.device)
-        columns = torch.arange(len(self.columns), device=labels.device)
-        lookup = lookup.index_copy(0, constant(self.columns, labels.device), columns)
-        own = lookup[labels].masked_fill(~mask, 0)
+        column_of = [self.columns.index(i) if i in self.columns else -1 for i in range(self.num_labels)]
+        own = constant(column_of, labels.device)[labels].masked_fill(~mask, 0)
         if not torch.compiler.is_compiling() and (own < 0).any():
             raise ValueError(f"A label is of a class that this head was not taught; it knows {self.columns} only.")
         return own
 
     def own_targets(self, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, C) probabilities to those of the head's own classes alone, which sum to 1; any where `mask` (B,) is
+        """(B, C) probabilities to those of the head's own classes, which then sum to 1; uniform where `mask` (B,) is
         False."""
         own = targets[:, constant(self.columns, targets.device)]
         own = own.masked_fill(~mask[:, None], 1 / len(self.columns))
@@ -829,6 +827,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 "The faces and voices of a batch belong together, row by row, and here are "
                 f"{len(pixel_values)} faces and {len(voices)} voices."
             )
+        if (face_targets is not None and face_labels is None) or (voice_targets is not None and voice_labels is None):
+            raise ValueError("Targets are for the cross-entropy alone; pass face_labels and voice_labels beside them.")
         features = self.emoclip.encode(
             pixel_values, input_features, input_values, input_ids, attention_mask, face_mask, voice_mask
         )
@@ -839,8 +839,6 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if "audio" in features:
             voice_logits = self.calibrate("voice", self.voice_head(features["audio"]))
         losses = {}
-        if (face_targets is not None and face_labels is None) or (voice_targets is not None and voice_labels is None):
-            raise ValueError("Targets are for the cross-entropy alone; pass the labels too.")
         if return_loss and (face_labels is not None or voice_labels is not None):
             weights = self.config.loss_weights
             if face_labels is not None and weights["face"] > 0:
@@ -876,8 +874,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
     ) -> torch.Tensor:
         """Mean cross-entropy over the rows of all processes that have the modality.
 
-        DistributedDataParallel averages the gradients of the processes. So each process sums over its own rows,
-        multiplies by the number of processes and divides by the number of rows of them all.
+        DistributedDataParallel averages gradients over the processes: each returns the sum over its own rows, times
+        the number of processes, over the number of rows of all.
         """
         mask = torch.ones(len(labels), dtype=torch.bool) if mask is None else mask
         mask = mask.to(labels.device, non_blocking=True)
@@ -894,6 +892,6 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         return total / count.clamp(min=1)
 
 
-# A folder of the backbone alone says so itself; one of the whole classifier gives the classifier.
+# AutoModel gives what was saved: the backbone alone, or the whole classifier.
 EmoCLIPModel.register_for_auto_class("AutoModel")
 EmoCLIPForEmotionClassification.register_for_auto_class("AutoModel")

@@ -4,7 +4,7 @@
     processor = EmoCLIPProcessor.from_pretrained("checkpoints/emoclip-small")
     inputs = processor(images=face, audio=voice, sampling_rate=16_000, text="a happy face", return_tensors="pt")
 
-`EmoCLIPFeatureExtractor` is the only place that knows the mel recipe.
+The mel recipe stands in `EmoCLIPFeatureExtractor` alone, and so does the form in which training stores its images.
 """
 
 import math
@@ -23,7 +23,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
 
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 768_000  # hertz, of recordings
-MAX_PEAK = 10.0  # of full scale: floats may be clipped late, but beyond it they are integers in disguise
+MAX_PEAK = 10.0  # of full scale: floats may overshoot it, but beyond this they must have been integers
 
 
 class InputError(ValueError):
@@ -427,6 +427,13 @@ class EmoCLIPWaveformExtractor(VoiceExtractor):
         return (out * 10 ** (uniform(batch, -6, 6, device)[:, None] / 20))[:, None]
 
 
+#: The extractor of what each audio tower takes, by `config.audio_config.tower`.
+VOICE_EXTRACTORS: dict[str, type[VoiceExtractor]] = {
+    "shared": EmoCLIPFeatureExtractor,
+    "esresnext_fbsp": EmoCLIPWaveformExtractor,
+}
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     text: str | list[str] | list[list[str]],
@@ -465,9 +472,9 @@ class EmoCLIPProcessor(ProcessorMixin):
         """From a folder or a Hub id. The parts are loaded by the classes of this very module: the Auto classes would
         ask whether to trust code that has been imported already."""
         kwargs.pop("trust_remote_code", None)
-        saved, _ = EmoCLIPFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
-        waveform = saved.get("feature_extractor_type") == EmoCLIPWaveformExtractor.__name__
-        feature_extractor = EmoCLIPWaveformExtractor if waveform else EmoCLIPFeatureExtractor
+        saved, _ = VoiceExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        extractors = {extractor.__name__: extractor for extractor in VOICE_EXTRACTORS.values()}
+        feature_extractor = extractors.get(saved.get("feature_extractor_type"), EmoCLIPFeatureExtractor)
         parts = (EmoCLIPImageProcessor, feature_extractor, PreTrainedTokenizerFast)
         return cls(*(part.from_pretrained(pretrained_model_name_or_path, **kwargs) for part in parts))
 
@@ -484,7 +491,7 @@ class EmoCLIPProcessor(ProcessorMixin):
             images: one or a list of PIL images, arrays or tensors of square face crops.
             text: one or a list of sentences or words; padded together, cut at the text tower's length. An item that
                 is itself a list, AudioCLIP's entities, is joined with ", ".
-            audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
+            audio, sampling_rate: as the feature extractor takes them.
             return_tensors: "pt" or "np".
         Returns:
             `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames) or `input_values` (B, 1, T),
