@@ -35,7 +35,7 @@ from processing_emoclip import EmoCLIPImageProcessor, EmoCLIPProcessor, EmoCLIPW
 CLIP_HUB_ID = "openai/clip-vit-base-patch32"
 CLIP_VOCAB_SIZE = 49_408
 
-#: Official key to ours, tried in order; the text tower's prefix is TEXT.
+#: Official key to ours, tried in order; TEXT stands for the text tower's prefix, which depends on transformers.
 RENAMES = (
     (r"visual\.layer(\d)\.(\d+)\.downsample\.0\.", r"vision_model.layers.{block}.downsample_conv."),
     (r"visual\.layer(\d)\.(\d+)\.downsample\.1\.", r"vision_model.layers.{block}.downsample_bn.image."),
@@ -58,12 +58,12 @@ RENAMES = (
     (r"audio\.", r"audio_model."),
     (r"logit_scale", r"logit_scale"),
 )
-#: In the files, and of no use: sizes that the tensors' shapes say already, and an empty bias.
+#: Keys that are left out: sizes, which the tensors' shapes give already, and an empty bias.
 IGNORED = {"input_resolution", "context_length", "vocab_size", "audio.fbsp.bias"}
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint, by official key, mapped from the file where its format allows.
+    """The tensors of a checkpoint, by official key, memory-mapped where the file's format allows.
 
     Raises:
         ValueError: one sentence: there is no such file, it is no checkpoint, or it holds more than tensors.
@@ -96,7 +96,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def config_of(state: dict[str, torch.Tensor]) -> EmoCLIPConfig:
-    """The preset `audioclip` with the sizes that the tensors' shapes say; the published ones say the preset's own."""
+    """The preset `audioclip` with the sizes of the tensors, which in the published checkpoints are the preset's."""
 
     def blocks(prefix: str) -> list[int]:
         names = {m.groups() for key in state if (m := re.match(rf"{prefix}\.layer(\d)\.(\d+)\.", key))}
@@ -181,7 +181,7 @@ def to_model(state: dict[str, torch.Tensor]) -> tuple[EmoCLIPModel, bool]:
         missing, unexpected = model.load_state_dict(renamed, strict=False, assign=True)
     except RuntimeError as error:
         raise ValueError(f"The checkpoint has {str(error).splitlines()[-1].strip()}") from None
-    missing = [key for key in missing if not key.startswith(new or "\0")]
+    missing = [key for key in missing if not key.startswith(new)]
     for keys, fault in ((missing, "lacks"), (unexpected, "has, beside what the model needs,")):
         if keys:
             raise ValueError(f"The checkpoint {fault} {len(keys)} tensors ({', '.join(keys[:3])}); get it afresh.")
@@ -192,7 +192,7 @@ def clip_tokenizer(max_length: int = 77) -> PreTrainedTokenizerFast:
     """CLIP's byte-pair tokenizer, without a padding token, as CLIP has none: `EmoCLIPProcessor` fills rows with 0.
 
     Raises:
-        ValueError: one sentence: the vocabulary is neither installed nor to be had from the Hub.
+        ValueError: one sentence: the vocabulary is neither installed nor available from the Hub.
     """
     package = importlib.util.find_spec("open_clip")
     vocabulary = Path(package.origin).with_name("bpe_simple_vocab_16e6.txt.gz") if package else None
@@ -208,7 +208,7 @@ def clip_tokenizer(max_length: int = 77) -> PreTrainedTokenizerFast:
     else:
         with contextlib.suppress(OSError):
             clip = CLIPTokenizer.from_pretrained(CLIP_HUB_ID)
-        # Without network, transformers may give a tokenizer all the same, with a vocabulary of next to nothing.
+        # Without a network, transformers may give a tokenizer that knows next to no words.
         if clip is None or len(clip) != CLIP_VOCAB_SIZE:
             raise ValueError(
                 f"CLIP's vocabulary is needed: pip install open_clip_torch, or let {CLIP_HUB_ID} be reached."

@@ -2,9 +2,9 @@
 
     python export_onnx.py checkpoints/emoclip-small outputs/onnx
 
-`face.onnx` takes `pixel_values`, `voice.onnx` takes `input_features`, `both.onnx` takes both; what they give has the
-names, shapes and meaning of `EmoCLIPForEmotionClassification.forward`: logits are calibrated already,
-and -inf in the column of a class that the voice was not taught. The processor's files and config.json lie beside them.
+`face.onnx` takes `pixel_values`, `voice.onnx` takes `input_features`, `both.onnx` takes both. Their outputs have the
+names, shapes and meaning of `EmoCLIPForEmotionClassification.forward`'s: logits are calibrated already, and -inf in
+the column of a class that the voice head was not taught. The processor's files and config.json lie beside them.
 """
 
 import argparse
@@ -30,8 +30,8 @@ PATHS = {"face": ("pixel_values",), "voice": ("input_features",), "both": ("pixe
 
 
 def resample(image, size: list[int], *args):
-    """torch's antialiased bilinear resampling of (B, C, H, W) as two products with its very weights: what ONNX's own
-    operator gives is up to 1e-4 away in the logits."""
+    """torch's antialiased bilinear resampling of (B, C, H, W) as two matrix products with its own weights: ONNX's
+    operator would move the logits by up to 1e-4."""
     rows, columns = (
         F.interpolate(torch.eye(before)[None, None], (after, before), mode="bilinear", antialias=True)[0, 0]
         for before, after in zip(image.shape[2:], size)
@@ -41,7 +41,7 @@ def resample(image, size: list[int], *args):
 
 
 def export(model: EmoCLIPForEmotionClassification, inputs: dict[str, torch.Tensor], file: Path):
-    """Writes the path of the model that takes these inputs; they are examples, and hold two rows or more."""
+    """Writes the part of the model that takes these inputs, examples of two rows or more."""
     with torch.no_grad():
         names = list(model(**inputs))
     batch = torch.export.Dim("batch")
@@ -61,14 +61,14 @@ def export(model: EmoCLIPForEmotionClassification, inputs: dict[str, torch.Tenso
 
 
 def difference(model: EmoCLIPForEmotionClassification, inputs: dict[str, torch.Tensor], file: Path) -> float:
-    """The largest distance of any number that the file gives in onnxruntime from the model's own; infinite where one
+    """The largest absolute difference between the file's outputs, by onnxruntime, and the model's; infinite where one
     is -inf and the other is not."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     given = session.run(None, {name: value.numpy() for name, value in inputs.items()})
     with torch.no_grad():
         expected = model(**inputs)
     gaps = [
-        torch.where(ours == theirs, 0.0, (ours - theirs).abs()).max()  # -inf is itself, and no distance from itself
+        torch.where(ours == theirs, 0.0, (ours - theirs).abs()).max()  # -inf - -inf would be NaN
         for ours, theirs in zip(expected.values(), map(torch.from_numpy, given))
     ]
     return max(gaps).item()
@@ -85,12 +85,12 @@ def main():
         pipe = load_pipeline(args.model, device="cpu")
     except HubError as error:
         sys.exit(f"export_onnx.py: {error}")
-    if pipe.audio_input != "input_features":
-        sys.exit("export_onnx.py: ONNX has no adaptive maximum pooling, which AudioCLIP's own audio tower needs.")
     folder, config, extractor = Path(args.output_dir), pipe.model.config, pipe.processor.feature_extractor
+    if extractor.input_name != "input_features":
+        sys.exit("export_onnx.py: ONNX has no adaptive maximum pooling, which AudioCLIP's own audio tower needs.")
     folder.mkdir(parents=True, exist_ok=True)
     side = config.vision_config.image_size
-    shapes = {"pixel_values": (3, side, side), "input_features": (1, extractor.n_mels, extractor.num_frames)}
+    shapes = {"pixel_values": (3, side, side), "input_features": (1, *extractor.stored_shape)}
     generator = torch.Generator().manual_seed(0)
     for name, arguments in PATHS.items():
         example, check = (
