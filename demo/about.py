@@ -1,16 +1,40 @@
-"""The tab About: how often the model is right, as charts, what it is not, and what becomes of a visitor's files."""
+"""The tab About: how often the model is right, as charts, what it is not, and what becomes of a visitor's files; and
+the endpoint /about."""
 
 import html
-from typing import Any
+from typing import Any, TypedDict
 
-from demo.views import COLOURS
+import gradio as gr
+
+from configuration_emoclip import EmoCLIPConfig
+from demo.emotions import COLOURS
 
 HEADS = ("face", "voice")
 
 
-def figures(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every accuracy in an evaluation's results, whatever entries it has: `name`, `n`, `accuracy` and `spread` (a
-    standard error where no spread was measured)."""
+class FigureJSON(TypedDict):
+    name: str
+    n: int
+    accuracy: float
+    spread: float
+
+
+def about_tab(config: EmoCLIPConfig, results: dict[str, Any]) -> None:
+    """The tab's content and its endpoint. `results` are the checkpoint's figures, see results.json."""
+    num_taught = {head: len(config.head(head).prior) for head in HEADS}
+    gr.HTML(ABOUT + charts(results, num_taught), padding=False, elem_id="about")
+
+    def about() -> list[FigureJSON]:
+        """How often the model is right: its accuracy on the test splits, each with its name, the number of samples and
+        the spread (a standard error where no other was measured)."""
+        return figures(results)
+
+    gr.api(about, api_name="about")
+
+
+def figures(results: dict[str, Any]) -> list[FigureJSON]:
+    """Every accuracy in an evaluation's results, whatever entries it has. `spread` is a standard error where no other
+    was measured."""
     found = []
 
     def walk(entry: dict[str, Any], path: tuple[str, ...]) -> None:

@@ -15,7 +15,8 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.views import ink, percent
+from demo.emotions import ink
+from demo.views import percent
 from video_emoclip import SAMPLES_PER_SECOND, Resampler, VideoReader, VideoResult, VideoSource, fit
 
 SHOWN_SIDE = 720  # pixels of the longer side

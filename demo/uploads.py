@@ -1,4 +1,5 @@
-"""What visitors send: how large it may be, how long it stays, which files count as theirs, and examples instead."""
+"""What visitors put in: the boxes for a photo and a recording, examples in their place, which files count as uploads,
+how large they may be and how long they stay."""
 
 import base64
 import binascii
@@ -9,11 +10,15 @@ import gradio as gr
 from gradio.events import Dependency
 from gradio.utils import get_upload_folder
 
-from media_emoclip import InputError
+from media_emoclip import MAX_AUDIO_SECONDS, InputError
 
 MAX_UPLOAD = "256mb"  # a few minutes of a phone's video
 MAX_DATA_URL = 32 * 1024**2  # characters
 UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+PHOTOS = {name: str(EXAMPLES / f"{name}.jpg") for name in ("astronaut", "grace-hopper", "two-people")}
+RECORDINGS = {name: str(EXAMPLES / f"{name}.flac") for name in ("reading", "reading-short")}
 
 
 def uploaded(file: dict | str | None) -> str | bytes | None:
@@ -44,9 +49,31 @@ def uploaded(file: dict | str | None) -> str | bytes | None:
     return str(resolved)
 
 
+def photo_and_recording(prefix: str = "") -> tuple[gr.Image, gr.Audio]:
+    """The boxes that a photo and a recording are put into; the prefix tells one tab's ids from another's."""
+    photo = gr.Image(
+        label="Photo of a face",
+        sources=["upload", "webcam"],
+        type="filepath",
+        height=270,
+        buttons=[],
+        elem_id=f"{prefix}photo",
+    )
+    # gr.Image opens the file, and raises where it is broken. The recognizer alone opens files: it says why.
+    photo.preprocess = lambda payload: None if payload is None else payload.path
+    recording = gr.Audio(
+        label=f"Recording of a voice, up to {MAX_AUDIO_SECONDS / 60:.0f} minutes",
+        sources=["upload", "microphone"],
+        type="filepath",
+        buttons=[],
+        elem_id=f"{prefix}recording",
+    )
+    return photo, recording
+
+
 def one_click(examples: dict[str, list], inputs: list[gr.Component]) -> Dependency:
-    """Examples, named, each of which is put in by one click. What `then` answers it is the caller's: Gradio would run
-    it beside the queue in which the visitors' own wait."""
+    """Examples by name, each of which is put in by one click. The caller answers it with `then`: Gradio itself would
+    run the answer outside the queue in which the visitors' own wait."""
     shown = gr.Examples(
         examples=list(examples.values()),
         example_labels=list(examples),

@@ -1,0 +1,183 @@
+"""What one visitor of the tab Live looks and sounds like now, from frames and pieces of sound as they come."""
+
+import contextlib
+import io
+import time
+from collections.abc import Iterator
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+
+from demo.views import wording
+from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
+from processing_emoclip import resample
+from recognizer_emoclip import Recognizer
+from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
+from video_emoclip import TRACK_IOU, iou
+
+HALF_LIFE_SECONDS = 0.5  # of the face's posterior
+STOPPED_SECONDS = 3.0  # without a frame, or without sound, while the other goes on
+FACE_KEPT_SECONDS = 0.6  # a detector misses a face now and then: for so long the last one stays
+VOICE_HOP_SECONDS = 0.5
+SILENT_SECONDS = 2.0  # of nothing at all from the microphone, after which it is said to be silent
+SEARCH_SIDE = 320  # pixels of the longer side of the frame that faces are looked for in
+MAX_GAP_SECONDS = 0.5  # between two pieces of sound that still count as contiguous
+MAX_FRAME_SIDE = 1280  # pixels
+
+
+class LiveAnswer(TypedDict):
+    """What the page is told: an `EmotionResult` as a dict, and beside it:"""
+
+    time: float | None  # of the newest frame that was looked at, in the page's own seconds
+    size: tuple[int, int] | None  # that frame's width and height: the box is in its pixels
+    hearing: str | None  # "speech", "listening" or "silent"; None before there was any sound
+    headline: str
+    line: str
+    conflict: bool
+    took: dict[str, float]  # milliseconds: "find" and "recognise" of the frame, "voice" of the last window
+    result: dict[str, Any]
+
+
+class LiveSession:
+    """The state of one visitor. Nothing of it outlives the object.
+
+    `add_frame` and `score_window` do the work and may run in a thread; `add_audio` only collects.
+
+    Args:
+        recognizer: the session's own: a detector is locked while it works, so a shared one would keep a visitor
+            waiting behind another's long recording.
+        sampling_rate: of the visitor's sound, in Hz.
+    """
+
+    def __init__(self, recognizer: Recognizer, sampling_rate: int = SpeechDetector.sampling_rate):
+        self.recognizer = recognizer
+        self._rate = sampling_rate
+        self._sound = np.zeros(0, np.float32)  # the last contiguous seconds, a window at most
+        self._sound_end: float | None = None  # in the page's seconds
+        self._unscored = 0  # samples since the last window was scored
+        self._silent = 0  # samples of nothing at all since the last that was something
+        self._face: FaceResult | None = None
+        self._face_log_probs: torch.Tensor | None = None  # (C,), smoothed
+        self._filter = PosteriorFilter(HALF_LIFE_SECONDS)
+        self._face_time = -1.0
+        self._voice: VoiceResult | None = None
+        self._voice_log_probs: torch.Tensor | None = None  # (C,)
+        self._time: float | None = None  # of the last frame
+        self._size: tuple[int, int] | None = None
+        self._took: dict[str, float] = {}
+
+    def add_frame(self, jpeg: bytes, time: float) -> None:
+        """Finds and scores the face in a frame of a time in the page's seconds.
+
+        Raises:
+            ValueError: it is no JPEG, or too large a one.
+        """
+        pixels = _decode(jpeg)
+        height, width = pixels.shape[:2]
+        self._time, self._size = time, (width, height)
+        with self._timed("find"):
+            square = self._follow(self.recognizer.find_faces(pixels, SEARCH_SIDE, Image.Resampling.BILINEAR))
+        if square is None:
+            if time - self._face_time > FACE_KEPT_SECONDS:
+                self._face = self._face_log_probs = None
+            return
+        with self._timed("recognise"):
+            faces = self.recognizer.frame_faces(pixels, [square])
+            log_probs = self.recognizer.face_log_probs(faces.crops)[0]
+        if self._face is None:
+            self._filter = PosteriorFilter(HALF_LIFE_SECONDS)
+        self._face_time = max(time, self._face_time)
+        self._face_log_probs = self._filter(log_probs, self._face_time)
+        emotion = self.recognizer.emotion(self._face_log_probs)
+        self._face = FaceResult(**vars(emotion), box=faces.boxes[0], detector=faces.detector)
+
+    def _follow(self, squares: list[Box]) -> Box | None:
+        """The face that was there before, if it still is; the largest where there was none."""
+        if self._face is None:
+            return squares[0] if squares else None
+        overlaps = iou(squares, [self._face.box])
+        return next((square for square, [overlap] in zip(squares, overlaps) if overlap >= TRACK_IOU), None)
+
+    def add_audio(self, samples: np.ndarray, time: float) -> None:
+        """Adds sound (T,) float32, -1..1, that ended at a time in the page's seconds."""
+        start = time - len(samples) / self._rate
+        if self._sound_end is not None and abs(start - self._sound_end) > MAX_GAP_SECONDS:
+            self._sound, self._unscored, self._silent = self._sound[:0], 0, 0
+        self._sound_end = time
+        window = round(self.recognizer.window_seconds * self._rate)
+        self._sound = np.concatenate([self._sound, samples])[-window:]
+        self._unscored += len(samples)
+        self._silent = self._silent + len(samples) if np.ptp(samples) / 2 < SILENCE_PEAK else 0
+
+    @property
+    def window_due(self) -> bool:
+        """Whether there is sound enough since the last `score_window` for another."""
+        return self._unscored >= VOICE_HOP_SECONDS * self._rate
+
+    def score_window(self) -> None:
+        """Scores the last seconds of sound: a voice where there is speech enough in them, and none otherwise."""
+        sound, self._unscored = self._sound, 0
+        with self._timed("voice"):
+            samples = resample(torch.from_numpy(sound), self._rate, SpeechDetector.sampling_rate).numpy()
+            voice = self.recognizer.find_voice(samples, [0.0])
+            if not voice.starts:
+                self._voice = self._voice_log_probs = None
+                return
+            self._voice_log_probs = self.recognizer.voice_log_probs(voice.windows)[0]
+            emotion = self.recognizer.emotion(self._voice_log_probs)
+            self._voice = VoiceResult(**vars(emotion), segments=voice.segments)
+
+    def answer(self) -> LiveAnswer:
+        """The state, for the page."""
+        self._forget_what_stopped()
+        result = EmotionResult(face=self._face, voice=self._voice)
+        face, voice = (x if x is None else x[None] for x in (self._face_log_probs, self._voice_log_probs))
+        headline, line = "Nobody seen or heard", "Look at the camera, or say something."
+        if face is not None or voice is not None:
+            [(result.fused, result.agreement)] = self.recognizer.fuse(face, voice)
+            headline, line = wording(result)
+        hearing = None
+        if self._sound_end is not None:
+            silent = self._silent >= SILENT_SECONDS * self._rate
+            hearing = "speech" if self._voice else "silent" if silent else "listening"
+        if self._time is not None and self._face is None:
+            result.messages.append("There is no face in the picture: come closer, or turn towards the light.")
+        if hearing == "silent":
+            result.messages.append("Nothing comes from the microphone: is it muted?")
+        return {
+            "time": self._time,
+            "size": self._size,
+            "hearing": hearing,
+            "headline": headline,
+            "line": line,
+            "conflict": result.conflict,
+            "took": self._took,
+            "result": result.to_dict(),
+        }
+
+    def _forget_what_stopped(self) -> None:
+        """A camera or a microphone that went away takes its face or voice with it, though the other goes on."""
+        now = max(self._time or 0.0, self._sound_end or 0.0)
+        if self._time is not None and now - self._time > STOPPED_SECONDS:
+            self._time = self._face = self._face_log_probs = None
+        if self._sound_end is not None and now - self._sound_end > STOPPED_SECONDS:
+            self._sound_end = self._voice = self._voice_log_probs = None
+
+    @contextlib.contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._took[name] = round(1000 * (time.perf_counter() - start), 1)
+
+
+def _decode(jpeg: bytes) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    try:
+        image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
+        if max(image.size) > MAX_FRAME_SIDE:
+            raise ValueError(f"A frame must be at most {MAX_FRAME_SIDE} pixels wide and high.")
+        return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError):  # what Pillow raises where it is no JPEG, or half of one
+        raise ValueError("A frame must be a whole JPEG.") from None

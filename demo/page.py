@@ -1,0 +1,45 @@
+"""What belongs to no tab: the theme, the header, the browser's files, and the queue in which visitors wait."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from demo.emotions import COLOURS, glyph
+
+STATIC = Path(__file__).parent / "static"
+MODEL_QUEUE = "model"  # the concurrency_id of whatever asks the model for a photo or a recording
+
+FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere
+    primary_hue="indigo", neutral_hue="zinc", radius_size="lg", font=FONT, font_mono=["ui-monospace", "monospace"]
+).set(
+    body_background_fill="#f7f7fb",
+    body_background_fill_dark="#101017",
+    block_background_fill="#ffffff",
+    block_background_fill_dark="#191922",
+    body_text_color_subdued="#5d5d6b",
+    body_text_color_subdued_dark="#a7a7b8",
+    block_border_width="1px",
+    button_primary_background_fill="#4338ca",
+    button_primary_background_fill_hover="#3730a3",
+    button_primary_background_fill_dark="#5b54e0",
+    button_primary_background_fill_hover_dark="#6d67ea",
+    button_large_text_size="1.1rem",
+)
+
+HEADER = f"""
+<div class="hero">
+  <div class="parade" aria-hidden="true">{"".join(glyph(label) for label in COLOURS)}</div>
+  <h1>EmoCLIP</h1>
+  <p>What does this person look <em>and</em> sound like?</p>
+</div>"""
+
+
+def script(name: str) -> str:
+    """One of the browser's files."""
+    return (STATIC / name).read_text()
+
+
+def scroll_to(element: str) -> str:
+    """JavaScript that shows an answer where it lies below what it answers, as on a phone."""
+    return f"() => innerWidth < 768 && document.getElementById('{element}').scrollIntoView({{behavior: 'smooth'}})"

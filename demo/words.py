@@ -1,0 +1,183 @@
+"""The tab Words: any words, and how close a face and a voice are to them; and the endpoint /compare_words."""
+
+import html
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypedDict
+
+import gradio as gr
+
+from demo.emotions import COLOURS
+from demo.page import MODEL_QUEUE, scroll_to
+from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, uploaded
+from demo.views import messages, placeholder, signed
+from media_emoclip import InputError
+from pipeline_emoclip import EmotionRecognitionPipeline, WordCloseness, WordsResult
+
+MAX_WORDS, MAX_WORD_LENGTH = 12, 60
+EMPTY = placeholder(
+    "How close is a word?", "Write a few, add a photo or a recording and press Compare, or pick an example."
+)
+
+Source = Literal["face", "voice"]
+
+
+class WordJSON(TypedDict):
+    word: str
+    trained: bool
+    face: float | None
+    voice: float | None
+
+
+class WordsJSON(TypedDict):
+    words: list[WordJSON]
+    emotions: list[WordJSON]
+    messages: list[str]
+
+
+def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None:
+    """The tab's layout, its handlers and its endpoint. `results` are the checkpoint's figures, see results.json."""
+    output = gr.HTML(EMPTY, elem_id="words-answer", padding=False, render=False)
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
+            text = gr.Textbox(
+                label="Words, with commas between them",
+                placeholder="relieved, furious, thunderstruck",
+                max_length=MAX_WORDS * (MAX_WORD_LENGTH + 2),
+                elem_id="words",
+            )
+            photo, recording = photo_and_recording("words-")
+            button = gr.Button("Compare", variant="primary", size="lg")
+            example = one_click(
+                {
+                    "Astronaut and reader: relieved?": [
+                        "relieved, furious, thunderstruck, proud",
+                        PHOTOS["astronaut"],
+                        RECORDINGS["reading"],
+                    ],
+                    "Admiral: proud?": ["matter-of-fact, heartbroken, proud", PHOTOS["grace-hopper"], None],
+                },
+                [text, photo, recording],
+            )
+        with gr.Column(scale=6, min_width=320):
+            output.render()
+    for asked in (button.click, text.submit, example.then):
+        asked(
+            partial(answer, pipe, held_out_note(results)),
+            [text, photo, recording],
+            output,
+            api_visibility="private",
+            concurrency_id=MODEL_QUEUE,
+        )
+    output.change(None, js=scroll_to("words-answer"))
+    gr.api(compare_words_endpoint(pipe), api_name="compare_words", concurrency_id=MODEL_QUEUE)
+
+
+def compare_words_endpoint(pipe: EmotionRecognitionPipeline) -> Callable[..., WordsJSON]:
+    """What answers /compare_words."""
+
+    def compare_words(
+        words: list[str] | str, image: gr.FileData | None = None, audio: gr.FileData | None = None
+    ) -> WordsJSON:
+        """Say how close words such as "relieved" or "furious" are to a person's face and voice.
+
+        Args:
+            words: 1 to 12 words or short phrases, in English: a list, or one string with commas between them.
+            image: a photo with a face, of which the largest counts: an uploaded file, a base64 data: URL, or null.
+            audio: a recording of speech: an uploaded file, a base64 data: URL, or null.
+
+        Returns:
+            A dict with "words", in the order given, each {"word", "trained", "face", "voice"}: "face" and "voice" are
+            cosines of the embeddings, from -1 to 1, null where there is no such source; "trained" is false for words
+            that were not in training, of which it may know nothing. "emotions" are the same for each of the seven
+            emotions with all its words, for scale. "messages" are sentences about what could not be used, and why.
+        """
+        try:
+            words = words.split(",") if isinstance(words, str) else words
+            return closeness(pipe, words, uploaded(image), uploaded(audio)).to_dict()
+        except InputError as error:
+            return WordsResult(messages=error.sentences).to_dict()
+
+    return compare_words
+
+
+def closeness(
+    pipe: EmotionRecognitionPipeline, words: list[str], image: str | bytes | None, audio: str | bytes | None
+) -> WordsResult:
+    """Words against a photo and a recording, with what cannot be used said in the messages."""
+    words = [str(word).strip() for word in words if str(word).strip()]
+    if not words:
+        return WordsResult(messages=["No words were given: write one or a few, with commas between them."])
+    if len(words) > MAX_WORDS or max(map(len, words)) > MAX_WORD_LENGTH:
+        limit = f"at most {MAX_WORDS} words or phrases, of up to {MAX_WORD_LENGTH} letters each"
+        return WordsResult(messages=[f"That is too much to compare: give {limit}."])
+    try:
+        return pipe.compare_words(words, image=image, audio=audio)
+    except InputError as error:
+        return WordsResult(messages=error.sentences)
+
+
+def answer(pipe: EmotionRecognitionPipeline, held_out: str, text: str, image: str | None, audio: str | None) -> str:
+    """What the page shows for words with commas between them, as HTML."""
+    return words_view(closeness(pipe, text.split(","), image, audio), held_out)
+
+
+def held_out_note(results: dict[str, Any]) -> str:
+    """How often words that were not in training named the right emotion, where an evaluation tested that."""
+    words = results.get("words", {})
+    found = [
+        f"{name}s {100 * words[f'{name}_held_out']['accuracy']:.0f} %"
+        for name in ("face", "voice")
+        if f"{name}_held_out" in words
+    ]
+    return f"In the test such words named the right emotion for {' and '.join(found)} of the time." if found else ""
+
+
+def words_view(result: WordsResult, held_out: str) -> str:
+    """A result as HTML. `held_out` is said of words that were not in training."""
+    sources = [name for name in ("face", "voice") if result.words and getattr(result.words[0], name) is not None]
+    if not sources:
+        return f'<div class="answer">{messages(result.messages)}</div>'
+    rows = "".join(_word(word, result, sources) for word in result.words)
+    scales = "".join(_scale(name, result) for name in sources)
+    new = any(not word.trained for word in result.words)
+    note = f'<p class="note"><b>new</b>: not among the words it was trained on. {held_out}</p>' if new else ""
+    return f"""
+<div class="answer">
+  {messages(result.messages)}
+  <ul class="wordlist" aria-label="How close each word is">{rows}</ul>
+  {note}
+  <div class="sources">{scales}</div>
+</div>"""
+
+
+def _word(word: WordCloseness, result: WordsResult, sources: list[Source]) -> str:
+    mark = "" if word.trained else '<abbr class="new" title="Not among the words it was trained on">new</abbr>'
+    tracks = ""
+    for name in sources:
+        cosine = getattr(word, name)
+        position = _position(cosine, name, result)
+        tracks += (
+            f'<div class="close"><span>{name}</span>'
+            f'<span class="track" aria-hidden="true"><i style="width:{position:.0f}%"></i></span>'
+            f'<span class="score">{signed(cosine)}</span></div>'
+        )
+    return f'<li><p class="word">{html.escape(word.word)}{mark}</p>{tracks}</li>'
+
+
+def _position(cosine: float, name: Source, result: WordsResult) -> float:
+    """Where a cosine lies between those of the farthest and of the closest emotion's words, 0 to 100."""
+    known = [getattr(emotion, name) for emotion in result.emotions]
+    return 100 * min(1.0, max(0.0, (cosine - min(known)) / max(max(known) - min(known), 1e-6)))
+
+
+def _scale(name: Source, result: WordsResult) -> str:
+    """For scale: how close the words of each emotion are, all together."""
+    rows = "".join(
+        f'<li style="--colour:{COLOURS[emotion.word]}"><span class="name">{emotion.word}</span> '
+        f'<span class="score">{signed(getattr(emotion, name))}</span><span class="track" aria-hidden="true">'
+        f'<i style="width:{_position(getattr(emotion, name), name, result):.0f}%"></i></span></li>'
+        for emotion in sorted(result.emotions, key=lambda emotion: -getattr(emotion, name))
+    )
+    title = f"The {name} and the emotions"
+    return f'<section class="bars" aria-label="{title}"><h3>{title}<small>cosine</small></h3><ul>{rows}</ul></section>'
