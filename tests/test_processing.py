@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
-from train_hf import train_tokenizer
+from training.prompts import train_tokenizer
 
 RATE = 16_000
 
