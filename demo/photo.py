@@ -1,5 +1,6 @@
 """The tab Photo and voice: a photo, a recording, or both, and what they say; and the endpoint /analyze."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import TypedDict
@@ -12,7 +13,7 @@ from demo.page import MODEL_QUEUE, scroll_to
 from demo.spectrogram import spectrogram_view
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, uploaded
 from demo.views import bar, bars, embedded, messages, percent, placeholder, verdict
-from demo.why import why_view
+from demo.why import Answered, close_up, why_view
 from media_emoclip import InputError, load_image
 from recognizer_emoclip import Observation, Recognizer
 from results_emoclip import EmotionResult, FaceResult, OtherFace
@@ -21,9 +22,6 @@ SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
 FACES_SHOWN, FACE_CARD_SIDE = 12, 160  # side by side at most; pixels
 DETECTORS = {"yunet": "YuNet", "haar": "OpenCV’s Haar cascade"}
 EMPTY = placeholder("The answer appears here", "Add a photo or a recording and press Analyze, or pick an example.")
-
-#: What "Why this answer?" explains: what decided an answer, and the answer; None where there is none.
-Answered = tuple[Observation, EmotionResult] | None
 
 
 class OtherFaceJSON(EmotionJSON):
@@ -79,7 +77,9 @@ def photo_tab(recognizer: Recognizer) -> None:
             show_progress_on=output,
         )
     # Apart from the answer, which should not wait for it.
-    told = ask.click(partial(why, recognizer), answered, reasons, api_visibility="private", concurrency_id=MODEL_QUEUE)
+    told = ask.click(
+        partial(why_view, recognizer), answered, reasons, api_visibility="private", concurrency_id=MODEL_QUEUE
+    )
     told.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
     output.change(None, js=scroll_to("answer"))
     gr.api(analyze_endpoint(recognizer), api_name="analyze", concurrency_id=MODEL_QUEUE)
@@ -125,23 +125,25 @@ def recognise(
     return result, observation
 
 
-def answer(recognizer: Recognizer, image: str | None, audio: str | None) -> tuple[str, dict, str, Answered]:
+def answer(recognizer: Recognizer, image: str | None, audio: str | None) -> tuple[str, dict, str, Answered | None]:
     """What the page shows for a photo and a recording, as HTML; whether it may be asked why; no reasons yet; and what
     they would be of."""
+    photo = None
+    if image is not None:
+        with contextlib.suppress(InputError):  # the result's messages say why
+            photo = load_image(image)[0]
     try:
         result, observation = recognise(recognizer, image, audio)
-        answered = observation.decisive(result), result
     except InputError as error:
         result, answered = EmotionResult(messages=error.sentences), None
-    return answer_view(recognizer, image, audio, result), gr.update(visible=result.fused is not None), "", answered
+    else:
+        face = close_up(photo, observation.faces.squares[0]) if observation.faces else None
+        answered = Answered(result, observation.decisive(result), face)
+    page = answer_view(recognizer, photo, audio, result)
+    return page, gr.update(visible=result.fused is not None), "", answered
 
 
-def why(recognizer: Recognizer, answered: Answered) -> str:
-    """What spoke for the answer, as HTML."""
-    return why_view(recognizer, *answered) if answered else ""
-
-
-def answer_view(recognizer: Recognizer, image: str | None, audio: str | None, result: EmotionResult) -> str:
+def answer_view(recognizer: Recognizer, photo: Image.Image | None, audio: str | None, result: EmotionResult) -> str:
     """A result beside the photo and the recording that it is of, as HTML."""
     segments = result.voice.segments if result.voice else []
     speech = f"{sum(end - start for start, end in segments):.1f} s of speech"
@@ -151,7 +153,7 @@ def answer_view(recognizer: Recognizer, image: str | None, audio: str | None, re
 <div class="answer">
   {verdict(result)}
   {messages(result.messages)}
-  {_photo(image, result.face) if image is not None else ""}
+  {_photo(photo, result.face) if photo is not None else ""}
   <div class="sources">
     {bars("Face", result.face, "from the photo", "No face to read")}
     {bars("Voice", result.voice, speech, "No voice to hear")}
@@ -161,23 +163,20 @@ def answer_view(recognizer: Recognizer, image: str | None, audio: str | None, re
 </div>"""
 
 
-def _photo(source: str, face: FaceResult | None) -> str:
+def _photo(photo: Image.Image, face: FaceResult | None) -> str:
     """The upright photo with its faces boxed; several faces also side by side."""
-    try:
-        image = load_image(source)[0]
-    except InputError:
-        return ""
-    width, height = image.size
+    width, height = photo.size
     faces = [] if face is None else [face, *face.others]
     boxes = "".join(_box(face, width, height, main=i == 0) for i, face in enumerate(faces))
     caption = "No face found"
     if face is not None:
         caption = f"{DETECTORS[face.detector]} found "
         caption += "one face" if len(faces) == 1 else f"{len(faces)} faces; the largest counts"
-    gallery = "".join(_face_card(image, face) for face in faces[:FACES_SHOWN]) if len(faces) > 1 else ""
-    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    gallery = "".join(_face_card(photo, face) for face in faces[:FACES_SHOWN]) if len(faces) > 1 else ""
+    shown = photo.copy()
+    shown.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     return (
-        f'<figure><div class="frame"><img src="{embedded(image)}" '
+        f'<figure><div class="frame"><img src="{embedded(shown)}" '
         f'alt="The photo, with a box around each face">{boxes}</div><figcaption>{caption}</figcaption></figure>'
         + (f'<ul class="faces" aria-label="The faces, largest first">{gallery}</ul>' if gallery else "")
     )
@@ -197,10 +196,10 @@ def _box(face: FaceResult | OtherFace, width: int, height: int, main: bool) -> s
     )
 
 
-def _face_card(image: Image.Image, face: FaceResult | OtherFace) -> str:
+def _face_card(photo: Image.Image, face: FaceResult | OtherFace) -> str:
     """One of several faces: its picture, and its three likeliest emotions."""
     x, y, width, height = face.box
-    crop = image.crop((x, y, x + width, y + height)).resize((FACE_CARD_SIDE, FACE_CARD_SIDE))
+    crop = photo.crop((x, y, x + width, y + height)).resize((FACE_CARD_SIDE, FACE_CARD_SIDE))
     top = sorted(face.scores.items(), key=lambda item: -item[1])[:3]
     rows = "".join(bar(label, score, top=label == face.label) for label, score in top)
     return (
