@@ -1,16 +1,17 @@
-"""Every accuracy figure that the README or a model card prints, from one command:
+"""Every accuracy figure of the README and of a model card, from one command:
 
     python evaluate_hf.py --model checkpoints/emoclip-small --faces DIR --voices DIR --output results.json
-    python evaluate_hf.py --protocol cremad-5fold --faces DIR --voices DIR --num_train_epochs 64   # trains, five times
+    python evaluate_hf.py --protocol cremad-5fold --faces DIR --voices DIR --num_train_epochs 64   # trains five models
 
-Faces: one crop, on the source's test split; again as the mean over ten crops; without those that stand in the training
-split pixel for pixel; and against the label that most FER+ taggers chose. Voices: the test actors of one fold, whole
-and by sex, age, sentence and intensity. Fused: every test face that is not surprise with a random test voice of the
-same label, 10 pairings: synthetic pairs, of people who never met. Words: each face and voice against the prompts of
-every emotion, with the words of training and with those held out.
+Faces, on the source's test split: one crop; the mean over ten crops; without the faces that are also in the training
+split, pixel for pixel; and against the majority of FER+'s taggers. Voices, of the actors of the test fold: all, and by
+sex, age, sentence and intensity. Fused: every test face but those of surprise, with a random test voice of the same
+label, 10 times over; these pairs are synthetic, of people who never met. Words: each face and voice against the
+prompts of every emotion, with the words of training and with those held out.
 
-The protocol `cremad-5fold` trains one model a fold (test fold k, choose on fold k + 1, train on the other three) with
-whatever arguments of train_hf.py are given, and goes on where it was interrupted.
+The protocol `cremad-5fold` trains one model for each fold (fold k is the test split, fold k + 1 the validation split,
+the other three are the training split). It passes further arguments on to train_hf.py, and can be interrupted and
+started again.
 """
 
 import argparse
@@ -30,24 +31,23 @@ from training.report import draw, markdown_table, replace_table, write_results
 from training.sources import load_faces, load_voices
 from training.splits import FOLDS, split_voices
 
-#: What of the five folds is averaged.
+#: The figures of a fold that are averaged over the five.
 FOLD_MEANS = ("accuracy", "mean_recall", "macro_f1", "calibration_error", "expected_if_calibrated")
 
 
 def evaluate_folds(folder: Path, train_arguments: list[str]) -> dict:
-    """Trains a model for each fold of CREMA-D, those that `folder` does not hold yet; each is tested on its fold when
-    it is trained.
+    """Trains and tests a model for each fold of CREMA-D, but for folds that are in `folder` already.
 
     Returns:
-        `folds`, the figures of each; the mean over them of accuracy (WA), mean recall (UA), macro F1 and calibration
-        error, and the accuracies' standard deviation.
+        The means over the folds of accuracy (WA), mean recall (UA), macro F1 and calibration error, the standard
+        deviation of the accuracy, and `folds`, the figures of each.
     Raises:
-        ValueError: what `folder` holds of a fold was tested on something else.
+        ValueError: a model in `folder` was tested on something else than its fold.
     """
     script, folds = str(Path(__file__).with_name("train_hf.py")), []
     for fold in range(FOLDS):
         output = folder / f"fold{fold}"
-        if not (output / "results.json").is_file():  # the last thing that a training writes
+        if not (output / "results.json").is_file():  # written once a training is done
             arguments = ["--fold", str(fold), "--output_dir", str(output), "--do_predict", "true", *train_arguments]
             subprocess.run([sys.executable, script, *arguments], check=True)
         results = json.loads((output / "results.json").read_text())
@@ -70,8 +70,8 @@ def main():
     parser.add_argument("--fold", type=int, default=0, help="CREMA-D's test fold")
     parser.add_argument("--split", choices=("validation", "test"), default="test")
     parser.add_argument("--protocol", choices=("split", "cremad-5fold"), default="split", help="see above")
-    parser.add_argument("--folds", default="outputs/folds", help="where the models of the five folds are kept")
-    parser.add_argument("--output", default="results.json", help="what is there of the other protocol stays")
+    parser.add_argument("--folds", default="outputs/folds", help="folder of the five folds' models")
+    parser.add_argument("--output", default="results.json", help="JSON file; keeps figures of the other protocol")
     parser.add_argument("--card", action="store_true", help="write the model's card anew, from these figures")
     parser.add_argument("--table", metavar="FILE", help="put the table between the marks of this Markdown file")
     parser.add_argument("--picture", metavar="FILE", help="draw confusion matrices and reliability diagrams")
@@ -98,7 +98,7 @@ def main():
             sys.exit(f"evaluate_hf.py: {error}")
         except subprocess.CalledProcessError:
             sys.exit("evaluate_hf.py: a fold's training failed, as told above; the same command goes on from there.")
-        results.setdefault("splits", {})  # of the other protocol, where it was run
+        results.setdefault("splits", {})  # there already if the other protocol was run
     else:
         try:
             faces = None if args.faces == "none" else load_faces(args.faces)
@@ -117,7 +117,10 @@ def main():
     if args.table:
         replace_table(Path(args.table), markdown_table(results))
     if args.picture:
-        draw(results, Path(args.picture), model.config.labels)
+        try:
+            draw(results, Path(args.picture))
+        except ImportError as error:
+            sys.exit(f"evaluate_hf.py: {error}")
 
 
 if __name__ == "__main__":

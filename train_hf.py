@@ -3,15 +3,16 @@
     python train_hf.py                                        # the Hub's copies of both, by the recipe
     python train_hf.py --faces data/fer2013 --voices data/cremad --output_dir outputs/mine
     python train_hf.py --push_to_hub --hub_model_id me/emoclip
-    python train_hf.py --push_only outputs/mine --hub_model_id me/emoclip   # what is trained already
+    python train_hf.py --push_only outputs/mine --hub_model_id me/emoclip   # publishes without training
     torchrun --nproc_per_node 2 train_hf.py                   # several GPUs
     python train_hf.py --init_from checkpoints/audioclip --learning_rate 1e-3 --backbone_learning_rate 1e-5 \\
         --freeze text --per_device_train_batch_size 64        # from AudioCLIP, see convert_audioclip.py
-    python train_hf.py --init_from outputs/mine --num_train_epochs 0 --output_dir outputs/calibrated   # the heads only
+    python train_hf.py --init_from outputs/mine --num_train_epochs 0 --output_dir outputs/calibrated  # calibrates only
     python train_hf.py --vision_model openai/clip-vit-base-patch16
     python train_hf.py recipe.json                            # every argument from a file
 
-An interrupted run goes on from its last checkpoint when the same command is given again.
+The arguments are those of training/arguments.py and of transformers' TrainingArguments. To resume an interrupted run
+from its last checkpoint, give the same command again.
 """
 
 import json
@@ -40,9 +41,13 @@ logger = logging.getLogger("emoclip")
 
 
 def describe_training(
-    model_args: ModelArguments, args: EmoCLIPTrainingArguments, metrics: dict, n: dict, base_model: str | None
+    model_args: ModelArguments,
+    args: EmoCLIPTrainingArguments,
+    metrics: dict[str, float],
+    rows: dict[str, int],
+    base_model: str | None,
 ) -> list[dict]:
-    """How the weights came about, for `training.json` and the model card: this training, after that of `init_from`."""
+    """The content of `training.json`, which the model card is made of: the stages of `init_from`, and this one."""
     before = []
     if model_args.init_from and (Path(model_args.init_from) / "training.json").is_file():
         before = json.loads((Path(model_args.init_from) / "training.json").read_text())
@@ -52,7 +57,7 @@ def describe_training(
         {
             "command": " ".join(["python", "train_hf.py", *map(shlex.quote, sys.argv[1:])]),
             "base_model": base_model,
-            "rows": n,
+            "rows": rows,
             "seed": args.seed,
             "epochs": round(metrics["epoch"], 2),
             "seconds": round(metrics["train_runtime"]),
@@ -64,7 +69,7 @@ def describe_training(
 
 
 def push(args: EmoCLIPTrainingArguments, folder: str):
-    """Publishes a finished folder, or says why that failed and how to do it again."""
+    """Publishes a finished folder; if that fails, exits with the reason and the command to try again."""
     name = args.hub_model_id or Path(folder).resolve().name
     try:
         logger.info("Published: %s", publish(folder, name, args.hub_token, args.hub_private_repo))
@@ -91,18 +96,18 @@ def main():
     logger.setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     if args.push_only:
         return push(args, args.push_only)
-    publishes, args.push_to_hub = args.push_to_hub, False  # Trainer itself would upload what is not finished
+    publishes, args.push_to_hub = args.push_to_hub, False  # the Trainer would publish checkpoints
     set_seed(args.seed)
     try:
-        if args.process_index == 0:  # what would fail at the end, fails before the training
-            FaceDetector()  # for the card's example, as the next
+        if args.process_index == 0:  # what would fail after the training fails now
+            FaceDetector()  # the model card's example needs both
             SpeechDetector()
             if publishes:
                 name = args.hub_model_id or Path(args.output_dir).resolve().name
                 open_repository(name, args.hub_token, args.hub_private_repo)
         base_model = (model_args.vision_model or model_args.init_from or "").partition("@")[0]
         if Path(base_model).is_dir():
-            base_model = None  # nobody else knows it; so is no name at all
+            base_model = None  # a folder, or nothing at all, has no name on the Hub
         if model_args.init_from:
             model_args.init_from = str(fetch(model_args.init_from))
         args.teachers = [str(fetch(name)) for name in args.teachers]
@@ -128,7 +133,7 @@ def main():
     rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}
     training = describe_training(model_args, args, result.metrics, rows, base_model)
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
-    # The test split is touched on request only, once a recipe is final.
+    # The test split is for a final recipe, on request.
     split = "test" if args.do_predict else "validation"
     figures = evaluate_split(model, processor, faces, voices, split, data_args.max_eval_samples)
     write_results(figures, folder / "results.json")

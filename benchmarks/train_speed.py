@@ -1,10 +1,11 @@
-"""How fast training is: samples per second, the time of an epoch, and the share of it in which the GPU is busy.
+"""The speed of training: rows per second, seconds per epoch, and the share of the time in which the GPU is busy.
 
     python benchmarks/train_speed.py --faces DIR --voices DIR --per_device_train_batch_size 512
     torchrun --nproc_per_node 2 benchmarks/train_speed.py --faces DIR --voices DIR
 
-Takes every argument of train_hf.py. The steps are timed as they are in training; then a few more run under PyTorch's
-profiler, which slows the CPU down but not the kernels: their time over that of an unprofiled step is the busy share.
+Takes the arguments of train_hf.py. After a warm-up, steps are timed as they are in training, and a few more run under
+PyTorch's profiler. It slows the CPU down but not the GPU's kernels, so the busy share is the kernels' time in a
+profiled step over the time of an unprofiled step.
 """
 
 import sys
@@ -25,7 +26,7 @@ WARMUP_STEPS, TIMED_STEPS, PROFILED_STEPS = 30, 60, 10
 
 
 class Stopwatch(TrainerCallback):
-    """Times the steps after the warm-up, and profiles those after them."""
+    """Times the steps after the warm-up, then profiles a few more."""
 
     def __init__(self, device: torch.device):
         self.on_gpu = device.type == "cuda"
@@ -56,11 +57,6 @@ def main():
         args.load_best_model_at_end = False
         set_seed(args.seed)
         trainer, _, _ = make_trainer(model_args, data_args, args)
-        trainer.callback_handler.callbacks = [
-            callback
-            for callback in trainer.callback_handler.callbacks
-            if "EarlyStopping" not in type(callback).__name__
-        ]
         stopwatch = Stopwatch(args.device)
         trainer.add_callback(stopwatch)
         trainer.train()

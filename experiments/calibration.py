@@ -1,10 +1,11 @@
-"""Compares ways to calibrate the heads: cross-validated within the validation data, which none of them may see whole.
+"""Compares ways to calibrate the heads by cross-validation within the validation data.
 
     python experiments/calibration.py --model checkpoints/emoclip-small --faces DIR --voices DIR
 
-Five folds, five times over: what is fitted on four of them is scored on the fifth. Prints each head's negative
-log-likelihood, accuracy and calibration error, that of a perfectly calibrated model in brackets, and how many of the
-synthetic pairs are answered rightly, and what the product rule predicts. The test splits are not read.
+Five folds, five times over: a calibration is fitted on four of them and scored on the fifth. Prints each head's
+negative log-likelihood, accuracy and calibration error, with that of a perfectly calibrated model in brackets; and the
+accuracy of the fusion on synthetic pairs, with the one that the product rule predicts in brackets. No test split is
+used.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from hub import HubError, load_pipeline
-from training.calibration import fit_calibration, likeliest
-from training.dataset import to_tensors, voice_tensors
+from training.calibration import fit_calibration, fit_map
+from training.dataset import HEADS, face_tensors, voice_tensors
 from training.evaluation import evaluate_pairs, predict
 from training.metrics import emotion_metrics
-from training.sources import FACE_SIZE, load_faces, load_voices
+from training.sources import load_faces, load_voices
 from training.splits import split_voices
 
 FOLDS, REPEATS = 5, 5
@@ -33,32 +34,32 @@ Fit = Callable[[torch.Tensor, torch.Tensor], Calibration]  # of logits (n, C) an
 
 
 def fitting(apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], weights: torch.Tensor) -> Fit:
-    """The fit of `apply`, which takes parameters and logits; parameters of 0 leave the logits as they are."""
+    """A method that fits the parameters of `apply`, as `fit_map` takes it; parameters of 0 change nothing."""
 
     def fit(logits: torch.Tensor, labels: torch.Tensor) -> Calibration:
-        parameters = likeliest(apply, weights, logits, labels)
+        parameters = fit_map(apply, weights, logits, labels)
         return lambda other: apply(parameters, other)
 
     return fit
 
 
 def vector_scaling(logits: torch.Tensor, labels: torch.Tensor) -> Calibration:
-    """What train_hf.py fits."""
+    """The calibration that train_hf.py fits."""
     temperature, bias = (torch.tensor(values, dtype=logits.dtype) for values in fit_calibration(logits, labels))
     return lambda other: other / temperature + bias
 
 
 def sharpened(logits: torch.Tensor, log_power: torch.Tensor) -> torch.Tensor:
-    """Each logit's distance from the largest, to a power: above 1, close answers get closer and others farther."""
+    """The gap between the largest logit and each, to a power; above 1, small gaps shrink and large ones grow."""
     gaps = logits.max(-1, keepdim=True).values - logits
     return -(gaps.clamp(min=1e-9) ** log_power.exp())
 
 
 def methods(classes: int) -> dict[str, Fit]:
-    """Each method's name and fit, for so many classes."""
+    """The methods by name, for this many classes."""
     ones = torch.ones(1 + classes + classes**2, dtype=torch.float64)
     matrix = ones.clone()
-    matrix[1 + classes :] = 30  # a matrix has many parameters for so few labels
+    matrix[1 + classes :] = 30  # a stronger prior: a matrix has many parameters for so few labels
 
     def mixed(parameters: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         scaled = logits / parameters[0].exp() + parameters[1 : 1 + classes]
@@ -83,7 +84,7 @@ def main():
     parser.add_argument("--model", default="checkpoints/emoclip-small", help="folder or Hub id")
     parser.add_argument("--faces", required=True, help="FER-2013: a folder or a Hub id")
     parser.add_argument("--voices", required=True, help="CREMA-D: a folder or a Hub id")
-    parser.add_argument("--fold", type=int, default=0, help="CREMA-D's test fold, which the next one chose for")
+    parser.add_argument("--fold", type=int, default=0, help="CREMA-D's test fold; the next is for validation")
     args = parser.parse_args()
     try:
         pipe = load_pipeline(args.model, device="cpu")
@@ -92,26 +93,19 @@ def main():
         voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold).validation
     except (HubError, OSError, ValueError) as error:
         sys.exit(f"calibration.py: {error}")
-    pixels, face_labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
-    kind, values, voice_labels = voice_tensors(voices, (128, 188))
-    data = {
-        head: (
-            model.calibrate(head, predict(model, processor, **given)[0], undo=True).double(),
-            torch.as_tensor(labels),
-        )
-        for head, given, labels in (
-            ("face", {"pixels": pixels}, face_labels),
-            ("voice", {kind: values}, voice_labels),
-        )
-    }
+    stored = {"face": face_tensors(faces), "voice": voice_tensors(voices, processor.feature_extractor)}
+    data = {}
+    for head, (values, labels) in stored.items():
+        logits, _ = predict(model, processor, head, values)
+        data[head] = model.calibrate(head, logits, undo=True).double(), labels
     print(f"Faces, n {len(faces):,}, and voices of fold {(args.fold + 1) % 5}, n {len(voices):,}:\n")
-    columns = [f"{head}{what}" for head in ("face: ", "voice: ") for what in ("NLL", "accuracy %", "ECE %")]
+    columns = [f"{head}: {what}" for head in HEADS for what in ("NLL", "accuracy %", "ECE %")]
     print(f"| fitted on validation | {' | '.join(columns)} | pairs % (predicted) |")
     print("| --- |" + " --- |" * 7)
     for name in methods(1):
         cells, log_probs = [], [{} for _ in range(REPEATS)]
         for head, (logits, labels) in data.items():
-            prior = getattr(model.config, f"{head}_prior")
+            prior = model.config.head(head).prior
             taught = [i for i, label in enumerate(model.config.labels) if label in prior]
             known, targets = logits[:, taught], torch.tensor([taught.index(label) for label in labels.tolist()])
             figures = []
@@ -128,8 +122,9 @@ def main():
                 figures.append([metrics[key] for key in FIGURES])
             nll, accuracy, error, perfect = np.mean(figures, 0)
             cells += [f"{nll:.3f}", f"{100 * accuracy:.1f}", f"{100 * error:.1f} ({100 * perfect:.1f})"]
+        face_labels, voice_labels = (labels.numpy() for _, labels in data.values())
         pairs = [
-            evaluate_pairs(model, each["face"], face_labels.numpy(), each["voice"], np.asarray(voice_labels), seed)
+            evaluate_pairs(model, each["face"], face_labels, each["voice"], voice_labels, seed)
             for seed, each in enumerate(log_probs)
         ]
         fused, predicted = (100 * np.mean([each[key] for each in pairs]) for key in ("accuracy", "predicted_accuracy"))

@@ -1,16 +1,17 @@
-"""Trains a plan of recipes, several at once, and tells what each came to on validation.
+"""Trains the recipes of a plan, several at once, and compares their figures on validation.
 
     python experiments/recipe_search.py experiments/plans/contrastive.json --faces DIR --voices DIR
     python experiments/recipe_search.py PLAN.json --jobs 3 --minutes 9     # on a GPU that is lent for a while
 
 A plan is a JSON object: `arguments`, those of train_hf.py that all runs share; `recipes`, the name and the further
-arguments of each, the one that the others are compared with first; and `seeds`. What is an object in both, such as
-`config`, is merged. Every recipe is run with every seed, seed after seed, in the folder `RECIPE-seedN`, or `RECIPE`
-where there is but one seed. What was finished before is not run again; what was cut off by the limit, or by Ctrl-C,
-goes on from its last checkpoint. The tables that are printed are also in `table.md` beside these folders.
+arguments of each; and `seeds`. The first recipe is the one that the others are compared with. Objects in both
+`arguments` and a recipe, such as `config`, are merged. Every recipe is run with every seed, seed after seed, in the
+folder `RECIPE-seedN`, or `RECIPE` if there is only one seed. Finished runs are not run again; runs that the time limit
+or Ctrl-C stopped are resumed from their last checkpoint. The printed tables are saved as `table.md` beside these
+folders.
 
-Several processes share a GPU at the same time under NVIDIA's MPS: `nvidia-cuda-mps-control -d` first. Where there
-are several GPUs, each run has one, and the runs are spread over them.
+To let several runs share a GPU, start NVIDIA's MPS first: `nvidia-cuda-mps-control -d`. With several GPUs, each run
+uses one, in turn.
 """
 
 import argparse
@@ -30,24 +31,25 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from processing_emoclip import EmoCLIPFeatureExtractor
+from training.arguments import ModelArguments
+from training.build import build_processor
 from training.sources import FACES_HUB_ID, VOICES_HUB_ID, load_faces, load_voices
 
 ROOT = Path(__file__).resolve().parents[1]
-HEADS = ("face", "voice", "fused")
+HEADS = ("face", "voice", "fused")  # as in results.json
 POLL_SECONDS = 0.5
-KILL_SECONDS = 10  # what a process that was told to end may take
+KILL_SECONDS = 10  # for a process to end by itself
 CONFIDENCE = 0.95
 
 
 def merged(common: dict, own: dict) -> dict:
-    """`common` with what `own` says otherwise, objects within them merged alike."""
+    """Both, `own` going before `common`; objects within them are merged in the same way."""
     both = {name: merged(common[name], own[name]) for name in own if isinstance(common.get(name), dict)}
     return common | own | both
 
 
 def command_line(arguments: dict) -> list[str]:
-    """The arguments as train_hf.py takes them; an object is JSON."""
+    """The arguments as words of train_hf.py's command line; objects become JSON."""
     words = []
     for name, value in arguments.items():
         values = value if isinstance(value, list) else [value]
@@ -56,8 +58,8 @@ def command_line(arguments: dict) -> list[str]:
 
 
 def surroundings(slot: int, jobs: int) -> dict[str, str]:
-    """The environment of one of `jobs` processes: its share of the cores, of which each would otherwise start as many
-    threads as there are, and one of the GPUs."""
+    """The environment of one of `jobs` processes: one of the GPUs, and as many threads as its share of the cores.
+    By default each process would start a thread for every core."""
     added = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     if torch.cuda.device_count() > 1:
         added["CUDA_VISIBLE_DEVICES"] = str(slot % torch.cuda.device_count())
@@ -65,8 +67,13 @@ def surroundings(slot: int, jobs: int) -> dict[str, str]:
 
 
 def train(waiting: list[tuple[Path, list[str]]], jobs: int, deadline: float):
-    """Runs the commands, `jobs` at a time, each with its output in `train.log` of its folder, until the deadline, a
-    value of `time.monotonic()`. One that fails does not stop the others."""
+    """Runs commands, several at a time. One that fails does not stop the others.
+
+    Args:
+        waiting: folders and commands; a command's output goes to its folder's `train.log`.
+        jobs: commands at a time.
+        deadline: the value of `time.monotonic()` at which whatever is running is stopped.
+    """
     running: dict[int, tuple[Path, subprocess.Popen]] = {}  # by slot, one of `jobs`
     try:
         while (waiting or running) and time.monotonic() < deadline:
@@ -96,8 +103,8 @@ def train(waiting: list[tuple[Path, list[str]]], jobs: int, deadline: float):
 
 
 def validation(folder: Path) -> dict | None:
-    """What a run has come to: `epoch`, and the accuracies on validation of its best checkpoint so far (`face`,
-    `voice`, `fused`). None where nothing was evaluated yet."""
+    """The epoch that a run has reached, and the accuracies on validation of its best checkpoint so far, by HEADS; None
+    before its first evaluation."""
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     if not checkpoints:
         return None
@@ -109,8 +116,8 @@ def validation(folder: Path) -> dict | None:
 
 
 def calibrated(folder: Path) -> dict:
-    """The figures that a finished run ends with, of the calibrated heads: accuracies, and what they were measured on,
-    `split`, which is the test split where the plan says `do_predict`."""
+    """The accuracies of a finished run, with calibrated heads, and the `split` that they were measured on: the test
+    split if the plan says `do_predict`."""
     results = json.loads((folder / "results.json").read_text())
     accuracies = {name: results[name]["accuracy"] for name in HEADS if name in results}
     return accuracies | {"split": " x ".join(results["splits"].values())}
@@ -124,8 +131,7 @@ def interval(values: list[float]) -> float:
 
 
 def cells(figures: list[dict], sign: str = "") -> str:
-    """The cells face, voice and pairs of a row: the mean of what each of `figures` says, in percent, and the interval
-    where there are several."""
+    """A row's cells, one for each of HEADS: the mean of `figures` in percent and, of several, its interval."""
     texts = []
     for name in HEADS:
         values = [each[name] for each in figures if name in each]
@@ -136,7 +142,7 @@ def cells(figures: list[dict], sign: str = "") -> str:
 
 
 def runs_table(folders: dict[tuple[str, int], Path]) -> list[str]:
-    """A row a run, with its accuracies on validation."""
+    """Every run's accuracies on validation."""
     lines = [
         "| recipe | seed | epochs | face | voice | pairs | training time |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -151,7 +157,7 @@ def runs_table(folders: dict[tuple[str, int], Path]) -> list[str]:
 
 
 def means_table(folders: dict[tuple[str, int], Path]) -> list[str]:
-    """Each recipe's mean over the seeds that are finished, and its difference from the first one, seed by seed."""
+    """Each recipe's mean over its finished seeds, and the mean difference to the first recipe with the same seeds."""
     finished: dict[str, dict[int, dict]] = {}
     for (recipe, seed), folder in folders.items():
         if (folder / "results.json").is_file():
@@ -174,8 +180,7 @@ def means_table(folders: dict[tuple[str, int], Path]) -> list[str]:
 
 
 def report(plan: dict, folders: dict[tuple[str, int], Path]) -> str:
-    """Both tables as Markdown, and the arguments behind them. ± is half of the 95 % confidence interval of the mean
-    over the seeds."""
+    """The recipes' arguments and both tables, as Markdown; ± is half a mean's 95 % confidence interval."""
     lines = [f"Common to all: `{shlex.join(command_line(plan['arguments']))}`", ""]
     for recipe, arguments in plan["recipes"].items():
         lines.append(f"- {recipe}: `{shlex.join(command_line(arguments))}`")
@@ -189,21 +194,23 @@ def main():
     parser.add_argument("--voices", default=VOICES_HUB_ID, help="CREMA-D: a folder or a Hub id")
     parser.add_argument("--folder", type=Path, help="of the runs; by default outputs/ and the plan's name")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="what is not finished by then is cut off")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="runs that take longer are stopped")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes
     plan = json.loads(args.plan.read_text())
     parent = args.folder or ROOT / "outputs" / args.plan.stem
     runs = [(recipe, seed) for seed in plan["seeds"] for recipe in plan["recipes"]]
-    load_faces(args.faces)  # now, once: the runs find in the cache what would otherwise be read by all at a time
-    load_voices(args.voices, EmoCLIPFeatureExtractor())
+    # Read once, here; the runs find the data in the cache of `datasets` instead of all reading them at the same time.
+    load_faces(args.faces)
+    of_model = {name: plan["arguments"][name] for name in ("init_from", "config") if name in plan["arguments"]}
+    load_voices(args.voices, build_processor(ModelArguments(**of_model)).feature_extractor)
     several = len(plan["seeds"]) > 1
     folders = {(recipe, seed): parent / (f"{recipe}-seed{seed}" if several else recipe) for recipe, seed in runs}
     waiting = []
     for (recipe, seed), folder in folders.items():
         arguments = merged(plan["arguments"], plan["recipes"][recipe])
         where = {"faces": args.faces, "voices": args.voices, "output_dir": str(folder), "disable_tqdm": True}
-        if not (folder / "results.json").is_file():  # the last but one thing that a training writes
+        if not (folder / "results.json").is_file():  # written once a training is done
             words = command_line(arguments | {"seed": seed} | where)
             waiting.append((folder, [sys.executable, str(ROOT / "train_hf.py"), *words]))
     try:

@@ -1,4 +1,4 @@
-"""What a training can be told: the arguments of train_hf.py."""
+"""The arguments of train_hf.py and of benchmarks/train_speed.py; the defaults are the recipe."""
 
 import json
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ GPU_HAS_BF16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 class ModelArguments:
     init_from: str | None = field(
         default=None,
-        metadata={"help": "an EmoCLIP or converted AudioCLIP to go on from, folder or Hub id; by default untrained"},
+        metadata={"help": "an EmoCLIP or converted AudioCLIP to start from, folder or Hub id; by default untrained"},
     )
     vision_model: str | None = field(
         default=None,
-        metadata={"help": "a CLIP ViT that the image tower starts from, folder or Hub id"},
+        metadata={"help": "a CLIP ViT for the image tower to start from, folder or Hub id"},
     )
     freeze: list[str] = field(
-        default_factory=list, metadata={"help": "towers that keep their weights: any of image, audio, text"}
+        default_factory=list, metadata={"help": "towers that are not trained: any of image, audio, text"}
     )
     config: dict | str | None = field(
         default=None,
@@ -34,6 +34,8 @@ class ModelArguments:
         self.config = json.loads(self.config) if isinstance(self.config, str) else self.config or {}
         if not isinstance(self.config, dict):
             raise ValueError("--config must be a JSON object, fields and their values.")
+        if self.init_from and self.vision_model:
+            raise ValueError("--init_from brings an image tower of its own: leave out --vision_model.")
 
 
 @dataclass
@@ -43,37 +45,32 @@ class DataArguments:
     face_labels: Literal["fer2013", "ferplus"] = field(
         default="fer2013", metadata={"help": "FER-2013's own labels, or what most FER+ taggers chose"}
     )
-    fold: int = field(default=0, metadata={"help": "CREMA-D fold to test on; the next chooses, the others train"})
+    fold: int = field(default=0, metadata={"help": "CREMA-D fold for testing; the next is for validation"})
     voices_per_epoch: int | None = field(
-        default=None, metadata={"help": "rows that carry a voice; by default each voice once"}
+        default=None, metadata={"help": "rows with a voice; by default every voice once"}
     )
     votes: list[float] = field(
         default_factory=lambda: [0.3],
         metadata={
-            "help": "weight of what people voted, FER+'s and CREMA-D's, beside the label, 0 to 1: of both, or of the "
-            "face's and of the voice's"
+            "help": "weight of FER+'s and CREMA-D's votes in the targets, 0 to 1, the rest being the label's: one "
+            "number for both, or the face's and the voice's"
         },
     )
     mixup: float = field(
         default=0.2,
-        metadata={"help": "alpha of the Beta distribution by which faces, and voices, are mixed; 0 is not"},
-    )
-    cutmix: float = field(
-        default=0.0, metadata={"help": "share of the faces that get a rectangle of another instead of being mixed"}
+        metadata={"help": "alpha of mixup's Beta distribution, for faces and for voices; 0 for no mixup"},
     )
     train_share: float = field(
-        default=1.0, metadata={"help": "share of the training faces, and voices, that is used, drawn by --seed"}
+        default=1.0, metadata={"help": "share of the training faces, and of the voices, to use, drawn by --seed"}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and voices"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and so many voices"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "at most so many faces, and so many voices"})
 
     def __post_init__(self):
-        votes = self.votes if isinstance(self.votes, list) else [self.votes]  # a file may give one number as it is
+        votes = self.votes if isinstance(self.votes, list) else [self.votes]  # a recipe file may hold a bare number
         if len(votes) not in (1, 2) or not all(0 <= weight <= 1 for weight in votes):
             raise ValueError("--votes takes one number from 0 to 1, or the face's and the voice's.")
         self.votes = votes * 2 if len(votes) == 1 else votes
-        if not 0 <= self.cutmix <= 1:
-            raise ValueError(f"--cutmix must be from 0 to 1, not {self.cutmix}.")
 
 
 @dataclass
@@ -84,7 +81,7 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = 256
     learning_rate: float = 2e-3
     backbone_learning_rate: float | None = field(
-        default=None, metadata={"help": "of everything but the heads; by default --learning_rate"}
+        default=None, metadata={"help": "of all weights but the heads'; by default --learning_rate"}
     )
     weight_decay: float = 0.05
     lr_scheduler_type: str = "cosine"
@@ -98,19 +95,20 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     save_total_limit: int = 2
     load_best_model_at_end: bool = True
     metric_for_best_model: str = "eval_accuracy"
-    early_stopping_patience: int = field(default=10, metadata={"help": "evaluations without a better accuracy"})
     ema_decay: float = field(
-        default=0.99, metadata={"help": "of the running average of the weights, which is what is kept; 0 is none"}
+        default=0.99,
+        metadata={"help": "of the moving average of the weights, which is evaluated and saved; 0 for none"},
     )
     teachers: list[str] = field(
-        default_factory=list, metadata={"help": "EmoCLIPs, folders or Hub ids, whose mean answer is taught too"}
+        default_factory=list,
+        metadata={"help": "EmoCLIPs to distil, folders or Hub ids; their posteriors are averaged"},
     )
-    teachers_weight: float = field(default=0.5, metadata={"help": "of the teachers' answer beside the label, 0 to 1"})
+    teachers_weight: float = field(default=0.5, metadata={"help": "of the teachers in the targets, 0 to 1"})
     logging_steps: float = 50
-    logging_nan_inf_filter: bool = False  # it would wait for the GPU after every step
+    logging_nan_inf_filter: bool = False  # the filter makes the CPU wait for the GPU after every step
     seed: int = 0
     push_only: str | None = field(
-        default=None, metadata={"help": "a finished folder: upload it to --hub_model_id, and do nothing else"}
+        default=None, metadata={"help": "a finished folder to publish as --hub_model_id, without any training"}
     )
 
     def __post_init__(self):
@@ -122,6 +120,6 @@ class EmoCLIPTrainingArguments(TrainingArguments):
                 "compiling for that takes minutes. Leave it out; larger batches keep a GPU busy."
             )
         self.dataloader_pin_memory = False  # what can be pinned is on the GPU already
-        self.remove_unused_columns = False  # FaceVoiceDataset gives exactly what is used
+        self.remove_unused_columns = False  # the trainer makes the model's inputs of all that FaceVoiceDataset gives
         self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
         super().__post_init__()

@@ -1,17 +1,16 @@
-"""Augmentation, in batches, on whatever device the batch is on."""
+"""Augmentation of faces, and mixup, in batches, on whatever device the batch is on. Voices are augmented by their
+feature extractor."""
 
 import torch
 import torch.nn.functional as F
 
-
-def uniform(n: int, low: float, high: float, device: torch.device) -> torch.Tensor:
-    """(n,) draws between `low` and `high`."""
-    return torch.empty(n, device=device).uniform_(low, high)
+from processing_emoclip import uniform
 
 
 def augment_faces(faces: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, 48, 48) uint8 faces to (B, 1, size, size) in 0..1: flipped, turned up to 10 degrees, shifted up to 8 %,
-    scaled by 0.9 to 1.1, with another brightness and contrast, and with a grey rectangle in every third."""
+    """(B, 48, 48) uint8 faces to (B, 1, size, size) in 0..1: half of them flipped, all turned by up to 10 degrees,
+    shifted by up to 8 %, scaled by 0.9 to 1.1 and changed in brightness and contrast, and a third of them with a grey
+    rectangle (random erasing, Zhong et al., 2017)."""
     batch, device = len(faces), faces.device
     angle = uniform(batch, -10, 10, device).deg2rad()
     scale = uniform(batch, 0.9, 1.1, device)
@@ -35,10 +34,10 @@ def rectangles(
     height: int,
     width: int,
     device: torch.device,
-    height_share: tuple[float, float] = (1.0, 1.0),
-    width_share: tuple[float, float] = (1.0, 1.0),
+    height_share: tuple[float, float],
+    width_share: tuple[float, float],
 ) -> torch.Tensor:
-    """(n, height, width) bool, True in a rectangle at random, whose sides are between these shares of the image's."""
+    """(n, height, width) bool, True in one random rectangle each, with sides between these shares of the image's."""
     masks = []
     for side, share in ((height, height_share), (width, width_share)):
         length = uniform(n, *share, device) * side
@@ -49,63 +48,21 @@ def rectangles(
 
 
 def mix(
-    values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, alpha: float, cut: float = 0.0
+    values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, alpha: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mixup (Zhang et al., 2018): each row's input and target with those of another, the larger part its own. Or
-    CutMix (Yun et al., 2019): a rectangle of the other's image, at most half of it, and as much of its target.
+    """Mixup (Zhang et al., 2018): each row's input and target mixed with another row's, at least half of both its own.
 
     Args:
-        values: (B, ...) inputs, (B, C, H, W) where some are cut.
-        targets: (B, L) probabilities.
-        mask: (B,) bool, on the CPU, False where the row has none: such a row is nobody's partner.
-        alpha: mixup's larger part is that of a draw from Beta(alpha, alpha); 0 mixes nothing.
-        cut: the share of rows that CutMix mixes, in mixup's place.
+        values: (B, ...) inputs.
+        targets: (B, C) probabilities.
+        mask: (B,) bool, on the CPU, False where the row has no input; such a row is not mixed with any other.
+        alpha: a row's own part is the larger of x and 1 - x, x drawn from Beta(alpha, alpha).
     """
     rows = mask.nonzero().flatten()
     partners = torch.arange(len(values))
     partners[rows] = rows[torch.randperm(len(rows))]
-    own = torch.ones(len(values))
-    if alpha:
-        own = torch.distributions.Beta(alpha, alpha).sample((len(values),))
-    own = torch.maximum(own, 1 - own).to(values.device, non_blocking=True).view(-1, *[1] * (values.ndim - 1))
-    if cut:
-        height, width = values.shape[-2:]
-        pasted = rectangles(len(values), height, width, values.device, (0.2, 0.7), (0.2, 0.7))[:, None]
-        is_cut = (uniform(len(values), 0, 1, values.device) < cut).view(-1, 1, 1, 1)
-        own = torch.where(is_cut, 1 - pasted.float(), own)
+    own = torch.distributions.Beta(alpha, alpha).sample((len(values),))
+    own = torch.maximum(own, 1 - own).to(values.device, non_blocking=True)
     partners = partners.to(values.device, non_blocking=True)
-    return values[partners].lerp(values, own), targets[partners].lerp(targets, own.flatten(1).mean(1, keepdim=True))
-
-
-def augment_waveforms(waveforms: torch.Tensor) -> torch.Tensor:
-    """(B, T) int16 waveforms to (B, 1, T) floats in int16 units: shifted by up to a tenth (zeros come in), louder or
-    softer by up to 6 dB, and every fourth with white noise 10 to 40 dB below it."""
-    batch, length = waveforms.shape
-    device = waveforms.device
-    shift = (uniform(batch, -0.1, 0.1, device) * length).long()
-    source = torch.arange(length, device=device) - shift[:, None]  # (B, T)
-    inside = (source >= 0) & (source < length)
-    out = waveforms.float().gather(1, source.clamp(0, length - 1)).masked_fill(~inside, 0.0)
-    level = out.square().mean(1, keepdim=True).sqrt() * 10 ** (-uniform(batch, 10, 40, device)[:, None] / 20)
-    noisy = uniform(batch, 0, 4, device)[:, None] < 1
-    out = out + torch.randn_like(out) * level * noisy
-    return (out * 10 ** (uniform(batch, -6, 6, device)[:, None] / 20))[:, None]
-
-
-def augment_voices(mels: torch.Tensor) -> torch.Tensor:
-    """(B, bands, frames) uint8 mel images to (B, 1, bands, frames) in 0..1: shifted in time by up to a
-    fifth and stretched by 0.8 to 1.25 (so that neither the start nor the length says anything), moved up or down by
-    up to 4 bands, with two stretches of frequency and two of time masked (Park et al., 2019)."""
-    batch, bands, frames = mels.shape
-    device = mels.device
-    stretch = torch.exp(uniform(batch, -0.22, 0.22, device))
-    shift_x = uniform(batch, -0.4, 0.4, device)  # the grid is 2 wide
-    shift_y = uniform(batch, -8 / bands, 8 / bands, device)
-    one, zero = torch.ones_like(stretch), torch.zeros_like(stretch)
-    theta = torch.stack([stretch, zero, shift_x, zero, one, shift_y], dim=1).view(batch, 2, 3)
-    grid = F.affine_grid(theta, [batch, 1, bands, frames], align_corners=False)
-    images = F.grid_sample(mels[:, None].float() / 256, grid, "bilinear", "zeros", align_corners=False)
-    for share in ({"height_share": (0, 0.15)}, {"width_share": (0, 0.15)}):
-        for _ in range(2):
-            images = images.masked_fill(rectangles(batch, bands, frames, device, **share)[:, None], 0.0)
-    return images
+    mixed = values[partners].lerp(values, own.view(-1, *[1] * (values.ndim - 1)))
+    return mixed, targets[partners].lerp(targets, own.view(-1, 1))

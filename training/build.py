@@ -1,40 +1,60 @@
-"""What a training needs, built in order: the processor, the data for its extractor, the model, the trainer."""
+"""All that a training needs, made in this order: the processor, the data for its extractor, the model, the trainer."""
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import CLIPVisionModel, EarlyStoppingCallback
+from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
-from processing_emoclip import (
-    EmoCLIPFeatureExtractor,
-    EmoCLIPImageProcessor,
-    EmoCLIPProcessor,
-    EmoCLIPWaveformExtractor,
-)
+from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 from training.dataset import FaceVoiceDataset
 from training.prompts import TEMPLATES, fill_templates, split_words, tokenize_prompts, train_tokenizer
 from training.sources import load_faces, load_voices
-from training.splits import Corpus, limit, relabel_by_votes, split_voices
-from training.trainer import EmoCLIPTrainer, compute_metrics
+from training.splits import Corpus, relabel_by_votes, split_voices, subsample
+from training.trainer import EmoCLIPTrainer
 
 
 def class_shares(labels: list[int], names: tuple[str, ...]) -> dict[str, float]:
-    """Share of each named class among the labels, with one more of each, so that none is 0."""
+    """Each named class's share of the labels, with one more label of each class, so that no share is 0."""
     counts = np.bincount(labels, minlength=len(LABELS))[[LABELS.index(name) for name in names]] + 1
     return {name: round(float(share), 6) for name, share in zip(names, counts / counts.sum())}
 
 
-def build(
-    model_args: ModelArguments, face_labels: list[int], voice_labels: list[int]
-) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
-    """The model, untrained or from a checkpoint, and its processor, for these training labels."""
+def untrained_config(model_args: ModelArguments, **fields) -> EmoCLIPConfig:
+    """The configuration of a model that starts from no EmoCLIP. `--config` goes before `fields`."""
     overrides = dict(model_args.config)
+    if model_args.vision_model:
+        clip_config = CLIPVisionConfig.from_pretrained(model_args.vision_model)
+        overrides["vision_config"] = {"tower": "clip_vision_model", "clip_config": clip_config.to_dict()}
+    words, _ = split_words()
+    return EmoCLIPConfig(**{**fields, "words": words, "prompt_templates": list(TEMPLATES), **overrides})
+
+
+def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
+    """The processor: that of `init_from`, or one for an untrained model, with a tokenizer trained on the prompts."""
+    if model_args.init_from:
+        return EmoCLIPProcessor.from_pretrained(model_args.init_from)
+    config = untrained_config(model_args)
+    words, _ = split_words()
+    sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
+    text, side = config.text_config, config.vision_config.image_size
+    statistics = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD} if model_args.vision_model else {}
+    return EmoCLIPProcessor(
+        EmoCLIPImageProcessor(size={"height": side, "width": side}, **statistics),
+        VOICE_EXTRACTORS[config.audio_config.tower](),
+        train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
+    )
+
+
+def build_model(
+    model_args: ModelArguments, processor: EmoCLIPProcessor, face_labels: list[int], voice_labels: list[int]
+) -> EmoCLIPForEmotionClassification:
+    """The model, untrained or from a checkpoint, with the priors of these training labels and without calibration."""
     face_prior = class_shares(face_labels, LABELS)
-    taught = {
+    heads = {
         "face_prior": face_prior,
         "voice_prior": class_shares(voice_labels, VOICE_LABELS),
         "target_prior": face_prior,
@@ -43,60 +63,42 @@ def build(
         "face_bias": None,
         "voice_bias": None,
     }
-    words, _ = split_words()
-    if model_args.init_from and model_args.vision_model:
-        raise ValueError("--init_from brings an image tower of its own: leave out --vision_model.")
-    if model_args.init_from and is_backbone(model_args.init_from):
-        # The labels say which faces, voices and texts belong together: more than AudioCLIP's diagonal does.
-        emotions = {"words": words, "prompt_templates": list(TEMPLATES), "loss_reduction": "clip"}
-        taught |= {**emotions, "loss_weights": DEFAULT_LOSS_WEIGHTS}
-        config = EmoCLIPConfig.from_pretrained(model_args.init_from, **taught | overrides)
-        model = EmoCLIPForEmotionClassification(config)
+    if model_args.init_from:
+        if not is_backbone(model_args.init_from):
+            return EmoCLIPForEmotionClassification.from_pretrained(
+                model_args.init_from, **heads | dict(model_args.config)
+            )
+        # Which faces, voices and texts match is known by their labels, not only by AudioCLIP's diagonal.
+        words, _ = split_words()
+        emotions = {"words": words, "prompt_templates": list(TEMPLATES)}
+        losses = {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
+        fields = heads | emotions | losses | dict(model_args.config)
+        model = EmoCLIPForEmotionClassification(EmoCLIPConfig.from_pretrained(model_args.init_from, **fields))
         backbone = EmoCLIPModel.from_pretrained(model_args.init_from, dtype=torch.float32)
         model.emoclip.load_state_dict(backbone.state_dict())
-        return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
-    if model_args.init_from:
-        model = EmoCLIPForEmotionClassification.from_pretrained(model_args.init_from, **taught | overrides)
-        return model, EmoCLIPProcessor.from_pretrained(model_args.init_from)
-    clip, image_statistics = None, {}
+        return model
+    config = untrained_config(model_args, **heads)
+    tokenizer = processor.tokenizer
+    config.text_config.pad_token_id = tokenizer.pad_token_id
+    config.text_config.bos_token_id = tokenizer.bos_token_id
+    config.text_config.eos_token_id = tokenizer.eos_token_id
+    model = EmoCLIPForEmotionClassification(config)
     if model_args.vision_model:
         clip = CLIPVisionModel.from_pretrained(model_args.vision_model, dtype=torch.float32)
-        overrides |= {"vision_config": {"tower": "clip_vision_model", "clip_config": clip.config.to_dict()}}
-        image_statistics = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD}
-    config = EmoCLIPConfig(**{**taught, "words": words, "prompt_templates": list(TEMPLATES), **overrides})
-    sentences = [s for label in LABELS for s in fill_templates(words[label])]
-    text, side = config.text_config, config.vision_config.image_size
-    processor = EmoCLIPProcessor(
-        EmoCLIPImageProcessor(size={"height": side, "width": side}, **image_statistics),
-        EmoCLIPFeatureExtractor() if config.audio_config.tower == "shared" else EmoCLIPWaveformExtractor(),
-        train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
-    )
-    for name in ("pad", "bos", "eos"):
-        setattr(text, f"{name}_token_id", getattr(processor.tokenizer, f"{name}_token_id"))
-    model = EmoCLIPForEmotionClassification(config)
-    if clip is not None:
         model.emoclip.vision_model.clip.load_state_dict(clip.state_dict())
-    return model, processor
-
-
-def audio_extractor(model_args: ModelArguments) -> EmoCLIPFeatureExtractor:
-    """The feature extractor of the model that `build` will make: what the voices are to be loaded for."""
-    if model_args.init_from:
-        return EmoCLIPProcessor.from_pretrained(model_args.init_from).feature_extractor
-    shared = EmoCLIPConfig(**model_args.config).audio_config.tower == "shared"
-    return EmoCLIPFeatureExtractor() if shared else EmoCLIPWaveformExtractor()
+    return model
 
 
 def is_backbone(folder: str) -> bool:
-    """Whether a folder or Hub repository holds `EmoCLIPModel`, such as a converted AudioCLIP, without heads."""
+    """Whether a folder or Hub repository holds an `EmoCLIPModel`, such as a converted AudioCLIP, without heads."""
     return (EmoCLIPConfig.from_pretrained(folder).architectures or [None])[0] == EmoCLIPModel.__name__
 
 
 def freeze(model: EmoCLIPForEmotionClassification, towers: list[str]):
-    """Takes the gradients from towers: `image`, `audio`, `text`.
+    """Excludes towers from training: `image`, `audio`, `text`.
 
     Raises:
-        ValueError: there is no such tower, or it is the image's.
+        ValueError: there is no such tower, or the audio tower is the image tower.
     """
     emoclip = model.emoclip
     modules = {
@@ -115,41 +117,40 @@ def freeze(model: EmoCLIPForEmotionClassification, towers: list[str]):
 def make_trainer(
     model_args: ModelArguments, data_args: DataArguments, args: EmoCLIPTrainingArguments
 ) -> tuple[EmoCLIPTrainer, Corpus, Corpus]:
-    """The trainer, its model built and its data loaded, and the faces and voices with all their splits.
+    """The trainer with its model and its data, and all splits of the faces and of the voices.
 
     Raises:
         OSError, ValueError: one sentence that says what cannot be read, or does not fit.
     """
+    processor = build_processor(model_args)
+    extractor = processor.feature_extractor
     with args.main_process_first(desc="reading the data"):
         faces = load_faces(data_args.faces, seed=args.seed)
         if data_args.face_labels == "ferplus":
             faces = relabel_by_votes(faces)
-        voices = split_voices(load_voices(data_args.voices, audio_extractor(model_args)), data_args.fold)
+        voices = split_voices(load_voices(data_args.voices, extractor), data_args.fold)
     train_faces, train_voices = (
-        limit(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)
+        subsample(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)
         for corpus in (faces, voices)
     )
-    eval_faces, eval_voices = (limit(c.validation, data_args.max_eval_samples, args.seed) for c in (faces, voices))
-    model, processor = build(model_args, train_faces["label"], train_voices["label"])
+    eval_faces, eval_voices = (
+        subsample(corpus.validation, data_args.max_eval_samples, args.seed) for corpus in (faces, voices)
+    )
+    model = build_model(model_args, processor, train_faces["label"], train_voices["label"])
     freeze(model, model_args.freeze)
     if args.world_size > 1 and args.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model = model.to(memory_format=torch.channels_last)
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
-    # Waveforms may be too many for a GPU's memory; pictures are not.
-    held = {"seed": args.seed, "device": args.device if "mel" in train_voices.column_names else "cpu"}
+    common = {"extractor": extractor, "prompts": prompts, "seed": args.seed, "device": args.device}
     trainer = EmoCLIPTrainer(
-        model,
+        model.to(memory_format=torch.channels_last),
         args,
         train_dataset=FaceVoiceDataset(
-            train_faces, train_voices, prompts, voices_per_epoch=data_args.voices_per_epoch, **held
+            train_faces, train_voices, voices_per_epoch=data_args.voices_per_epoch, **common
         ),
-        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, prompts, **held),
+        eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, **common),
         processor=processor,
         votes=data_args.votes,
         mixup=data_args.mixup,
-        cutmix=data_args.cutmix,
-        compute_metrics=compute_metrics,
-        callbacks=[EarlyStoppingCallback(args.early_stopping_patience)],
     )
     return trainer, faces, voices

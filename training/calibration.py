@@ -8,16 +8,22 @@ from transformers import EvalPrediction
 
 from configuration_emoclip import LABELS
 from modeling_emoclip import EmoCLIPForEmotionClassification
+from training.dataset import HEADS
 
 
-def likeliest(
+def fit_map(
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     weights: torch.Tensor,
     logits: torch.Tensor,
     labels: torch.Tensor,
 ) -> torch.Tensor:
-    """The parameters, of the shape of `weights`, under which `labels` (n,) are likeliest given the logits
-    `apply(parameters, logits)` (n, C), with a normal prior of variance 1 / weight about 0 for each."""
+    """Maximum a posteriori estimate of parameters, given labels and a normal prior for each parameter.
+
+    Args:
+        apply: parameters and logits (n, C) to the logits (n, C) whose cross-entropy is minimised.
+        weights: of the parameters' shape; each has a prior with mean 0 and variance 1 / weight.
+        logits: (n, C). labels: (n,).
+    """
     parameters = torch.zeros_like(weights, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -33,26 +39,30 @@ def likeliest(
 
 
 def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], list[float]]:
-    """The temperatures (C,) and the biases (C,) under which `labels` (n,) are likeliest, given `logits` (n, C), as
-    `EmoCLIPForEmotionClassification.calibrate` applies them. A class not taught, of logit -inf, has
-    temperature 1 and bias 0.
+    """Temperatures (C,) and biases (C,) for `EmoCLIPForEmotionClassification.calibrate`, fitted to logits (n, C) and
+    labels (n,). A class that the head was not taught, whose logit is -inf, gets temperature 1 and bias 0.
 
-    One standard normal prior for each bias and logarithm of a temperature, beside n labels, keeps them finite where a
-    few labels would not.
+    Biases and logarithms of temperatures have standard normal priors, which keep them finite on few labels.
     """
-    logits = logits.double().clamp(min=-1e4)  # a gradient does not survive the -inf of a class not taught
+    logits = logits.double().clamp(min=-1e4)  # -inf would make every gradient NaN
     weights = torch.ones(2, logits.shape[1], dtype=torch.float64)
-    log_temperature, bias = likeliest(lambda p, z: z / p[0].exp() + p[1], weights, logits, labels)
+    log_temperature, bias = fit_map(lambda p, z: z / p[0].exp() + p[1], weights, logits, labels)
     return tuple([round(value, 4) for value in values.tolist()] for values in (log_temperature.exp(), bias))
 
 
 def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction):
-    """Fits the calibration of each head, which must have none so far, on the validation data that chose the
-    checkpoint."""
+    """Fits each head's calibration on the validation data that the checkpoint was chosen by.
+
+    Args:
+        model: without calibration so far.
+        prediction: the trainer's, of that model.
+    """
     _, *logits = (torch.as_tensor(x).float() for x in prediction.predictions)
     *labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
-    for head, head_logits, head_labels, rows in zip(("face", "voice"), logits, labels, (has_face, has_voice)):
-        taught = getattr(model.config, f"{head}_prior")
-        for what, values in zip(("temperature", "bias"), fit_calibration(head_logits[rows], head_labels[rows])):
-            by_name = {name: value for name, value in zip(LABELS, values) if name in taught}
-            setattr(model.config, f"{head}_{what}", by_name)
+    for head, head_logits, head_labels, rows in zip(HEADS, logits, labels, (has_face, has_voice)):
+        known = model.config.head(head).prior
+        temperature, bias = (
+            {label: value for label, value in zip(LABELS, values) if label in known}
+            for values in fit_calibration(head_logits[rows], head_labels[rows])
+        )
+        model.config.calibrate_head(head, temperature, bias)

@@ -1,20 +1,30 @@
-"""Faces, voices and prompts as rows and batches.
+"""Faces, voices and prompts as rows and batches, and batches as the model's inputs.
 
-train = FaceVoiceDataset(faces.train, split_voices(voices, fold=0).train, prompts, voices_per_epoch=9_000)
+    train = FaceVoiceDataset(faces.train, voices.train, processor.feature_extractor, prompts, voices_per_epoch=9_000)
+
+Shapes in the comments: B rows of a batch, R rows of an epoch, C classes, L tokens.
 """
 
 import math
+from typing import Literal
 
 import torch
 from datasets import Dataset
 
 from configuration_emoclip import LABELS
+from processing_emoclip import EmoCLIPProcessor, VoiceExtractor
+from training.augmentation import augment_faces
 from training.labels import vote_targets
 from training.sources import FACE_SIZE
 
+Head = Literal["face", "voice"]
+HEADS: tuple[Head, ...] = ("face", "voice")
+#: Faces and voices that are larger together, as recordings may be, stay in the CPU's memory.
+MAX_ON_DEVICE = 2**30  # bytes
+
 
 def to_tensors(
-    dataset: Dataset | None, column: str, shape: tuple[int, ...], dtype: torch.dtype = torch.uint8
+    dataset: Dataset | None, column: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A binary column as (n, *shape), and the labels (n,); both empty without a dataset."""
     if not dataset:
@@ -23,77 +33,61 @@ def to_tensors(
     return data.view(-1, *shape), torch.tensor(dataset["label"])
 
 
-def voice_tensors(voices: Dataset | None, mel_shape: tuple[int, int]) -> tuple[str, torch.Tensor, torch.Tensor]:
-    """The voices of `load_voices`, what they are called, and their labels (n,): `mels` (n, *mel_shape) uint8, or
-    `waveforms` (n, T) int16."""
-    if voices and "waveform" in voices.column_names:
-        samples = len(voices[0]["waveform"]) // torch.int16.itemsize
-        return "waveforms", *to_tensors(voices, "waveform", (samples,), torch.int16)
-    return "mels", *to_tensors(voices, "mel", mel_shape)
+def face_tensors(faces: Dataset | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The faces of `load_faces`, (n, 48, 48) uint8, and their labels (n,)."""
+    return to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE), torch.uint8)
+
+
+def voice_tensors(voices: Dataset | None, extractor: VoiceExtractor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The voices of `load_voices` as the extractor stores them, (n, *stored_shape), and their labels (n,)."""
+    return to_tensors(voices, "voice", extractor.stored_shape, extractor.stored_dtype)
 
 
 class FaceVoiceDataset(torch.utils.data.Dataset):
-    """Rows with a face, a voice, or both of one label, and a prompt that speaks of it.
+    """Rows with a face, a voice, or both of the same label, and a prompt for that label.
 
-    FER-2013 and CREMA-D share no people: a pair can only mean the same emotion. Every epoch draws the pairs anew
-    from (seed, epoch) alone. Every face stands in one row; voices join rows of their label, each as often as any
-    other, and those of a label with too few faces stand in rows of their own. Rows are shuffled already: draw them
-    in order.
+    FER-2013 and CREMA-D share no people, so a pair can only mean that the emotions are equal. Every epoch has new
+    rows, drawn by `draw_rows` from the seed and the epoch alone. They are in random order already: read them in order.
 
     Args:
         faces, voices: in the one form, or None.
-        prompts: for each of LABELS, the token ids (n, L) of its prompts, or None for rows without text.
-        mel_shape: bands and frames.
-        voices_per_epoch: rows that carry a voice; None for each voice once.
-        seed: of the pairs and prompts.
-        device: where everything is held, and batches are put together: 240 MB for both datasets whole.
+        extractor: the one that the voices were loaded for.
+        prompts: for each of LABELS, the token ids (n, L) of its prompts; None for rows without text.
+        voices_per_epoch: rows with a voice; None for every voice once.
+        seed: of the rows and prompts.
+        device: where the data are held and batches are put together; the CPU where they exceed MAX_ON_DEVICE.
     """
 
     def __init__(
         self,
         faces: Dataset | None,
         voices: Dataset | None,
+        extractor: VoiceExtractor,
         prompts: list[torch.Tensor] | None = None,
-        mel_shape: tuple[int, int] = (128, 188),
         voices_per_epoch: int | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
-        pixels, self.face_labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
-        self.voices_name, voices_, self.voice_labels = voice_tensors(voices, mel_shape)
-        self.pixels, self.voices = pixels.to(device), voices_.to(device)
-        self.votes = {
-            "face_votes": vote_targets(faces, self.face_labels).to(device),
-            "voice_votes": vote_targets(voices, self.voice_labels).to(device),
-        }
+        pixels, self.face_labels = face_tensors(faces)
+        stored_voices, self.voice_labels = voice_tensors(voices, extractor)
+        self.device = device if pixels.nbytes + stored_voices.nbytes <= MAX_ON_DEVICE else "cpu"
+        self.faces, self.voices = pixels.to(self.device), stored_voices.to(self.device)
+        self.face_votes = vote_targets(faces, self.face_labels).to(self.device)
+        self.voice_votes = vote_targets(voices, self.voice_labels).to(self.device)
         self.prompt_counts = None
         if prompts is not None:
             self.prompt_counts = torch.tensor([len(p) for p in prompts])
-            self.prompts = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True).to(device)  # (labels, most, L)
-        self.device = device
+            padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # (C, most prompts of a label, L)
+            self.prompts = padded.to(self.device)
         self.seed = seed
-        every = len(self.voices)
-        self.repeats = (every if voices_per_epoch is None else voices_per_epoch) / max(every, 1)
+        count = len(self.voices)
+        self.repeats = (count if voices_per_epoch is None else voices_per_epoch) / max(count, 1)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int):
-        """Draws the epoch's pairs; their number is the same in every epoch."""
+        """Draws the epoch's rows; the data loader calls it. Their number is the same in every epoch."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        face_rows, voice_rows = [torch.arange(len(self.pixels))], [torch.full((len(self.pixels),), -1)]
-        for label in range(len(LABELS)):
-            faces = (self.face_labels == label).nonzero().flatten()
-            voices = (self.voice_labels == label).nonzero().flatten()
-            count = round(len(voices) * self.repeats)
-            rounds = math.ceil(self.repeats)  # every voice once, in another order, before any comes again
-            orders = [torch.randperm(len(voices), generator=generator) for _ in range(rounds)]
-            drawn = voices[torch.cat([*orders, torch.empty(0, dtype=torch.long)])[:count]]
-            chosen = faces[torch.randperm(len(faces), generator=generator)[:count]]
-            voice_rows[0][chosen] = drawn[: len(chosen)]
-            voice_rows.append(drawn[len(chosen) :])
-            face_rows.append(torch.full((len(drawn) - len(chosen),), -1))
-        self.face_rows, self.voice_rows = torch.cat(face_rows), torch.cat(voice_rows)
-        order = spread((self.face_rows >= 0).long() + 2 * (self.voice_rows >= 0), generator)
-        self.face_rows, self.voice_rows = self.face_rows[order], self.voice_rows[order]
+        self.face_rows, self.voice_rows = draw_rows(self.face_labels, self.voice_labels, self.repeats, generator)
         self.row_labels = torch.where(
             self.face_rows >= 0, take(self.face_labels, self.face_rows), take(self.voice_labels, self.voice_rows)
         )
@@ -108,20 +102,24 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         return {name: value[0] for name, value in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch at once, which is what the data loader asks for: `faces` (B, 48, 48) and `mels`
-        (B, bands, frames) uint8 or `waveforms` (B, T) int16, labels and masks (B,), what people voted
-        (`face_votes`, `voice_votes`, (B, C) shares), `input_ids` (B, L). A row that lacks one holds zeros. The masks
-        stay on the CPU, see the model's forward."""
+        """A whole batch at once, as the data loader asks for it.
+
+        Returns:
+            `faces` (B, 48, 48) uint8 and `voices` (B, *stored_shape), zeros in a row without one; `face_labels` and
+            `voice_labels` (B,); `face_votes` and `voice_votes` (B, C), what people voted as probabilities;
+            `face_mask` and `voice_mask` (B,) bool; `input_ids` (B, L), where there are prompts. All lie on the
+            dataset's device, but the masks on the CPU: see the model's forward.
+        """
         indices = torch.as_tensor(indices)
         face_rows, voice_rows, labels = self.face_rows[indices], self.voice_rows[indices], self.row_labels[indices]
         device_labels = labels.to(self.device, non_blocking=True)
         batch = {
-            "faces": take(self.pixels, face_rows),
-            self.voices_name: take(self.voices, voice_rows),
+            "faces": take(self.faces, face_rows),
+            "voices": take(self.voices, voice_rows),
             "face_labels": device_labels,
             "voice_labels": device_labels,
-            "face_votes": take(self.votes["face_votes"], face_rows),
-            "voice_votes": take(self.votes["voice_votes"], voice_rows),
+            "face_votes": take(self.face_votes, face_rows),
+            "voice_votes": take(self.voice_votes, voice_rows),
             "face_mask": face_rows >= 0,
             "voice_mask": voice_rows >= 0,
         }
@@ -131,11 +129,41 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         return batch
 
 
-def spread(kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random order (n,) in which every stretch holds the same share of each of `kinds` (n,).
+def draw_rows(
+    face_labels: torch.Tensor, voice_labels: torch.Tensor, repeats: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """An epoch's rows in stratified random order: each one's face and voice.
 
-    Batches drawn in this order have as many faces and voices as one another: batch norm sees batches of one size,
-    and a GPU prepares its convolutions once.
+    Every face is in one row. Every voice is drawn `repeats` times, rounded up or down, and joins a face of its label;
+    the voices of a label that has too few faces are in rows of their own.
+
+    Args:
+        face_labels: (F,). voice_labels: (V,). repeats: V times this is the number of rows with a voice.
+    Returns:
+        Indices of the faces and of the voices, (R,) each, -1 in a row without one.
+    """
+    face_rows, voice_rows = [torch.arange(len(face_labels))], [torch.full((len(face_labels),), -1)]
+    for label in range(len(LABELS)):
+        faces = (face_labels == label).nonzero().flatten()
+        voices = (voice_labels == label).nonzero().flatten()
+        count = round(len(voices) * repeats)
+        rounds = math.ceil(repeats)  # every voice once, in random order, before any comes again
+        orders = [torch.randperm(len(voices), generator=generator) for _ in range(rounds)]
+        drawn = voices[torch.cat([*orders, torch.empty(0, dtype=torch.long)])[:count]]
+        chosen = faces[torch.randperm(len(faces), generator=generator)[:count]]
+        voice_rows[0][chosen] = drawn[: len(chosen)]
+        voice_rows.append(drawn[len(chosen) :])
+        face_rows.append(torch.full((len(drawn) - len(chosen),), -1))
+    face_rows, voice_rows = torch.cat(face_rows), torch.cat(voice_rows)
+    order = stratified_order((face_rows >= 0).long() + 2 * (voice_rows >= 0), generator)
+    return face_rows[order], voice_rows[order]
+
+
+def stratified_order(kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A random order (n,) in which every part, such as a batch, has about the same share of each of `kinds` (n,).
+
+    Batches then have nearly equal numbers of faces, and of voices: batch norm sees batches of one size, and a GPU
+    prepares its convolutions once.
     """
     places = torch.empty(len(kinds), dtype=torch.float64)
     for kind in kinds.unique():
@@ -146,7 +174,7 @@ def spread(kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """values[rows], on the values' device, and zeros where the row, on the CPU, is -1."""
+    """values[rows] on the values' device, with zeros for a row of -1; the rows lie on the CPU."""
     if not len(values):
         return values.new_zeros(len(rows), *values.shape[1:])
     rows = rows.to(values.device, non_blocking=True)
@@ -156,3 +184,20 @@ def take(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 def as_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The data loader's collator: `FaceVoiceDataset` gives whole batches already."""
     return batch
+
+
+def to_model_input(
+    processor: EmoCLIPProcessor, head: Head, stored: torch.Tensor, augment: bool = False
+) -> tuple[str, torch.Tensor]:
+    """Stored faces (B, 48, 48) or voices (B, *stored_shape) as the model takes them, with or without augmentation.
+
+    Returns:
+        The name of the model's argument, and its value (B, ...).
+    """
+    if head == "voice":
+        extractor = processor.feature_extractor
+        return extractor.input_name, extractor.augment(stored) if augment else extractor.decode(stored)
+    image_processor = processor.image_processor
+    if augment:
+        return "pixel_values", image_processor.standardize(augment_faces(stored, image_processor.side))
+    return "pixel_values", image_processor(list(stored[:, None]), return_tensors="pt").pixel_values

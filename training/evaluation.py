@@ -1,4 +1,6 @@
-"""Every figure of `results.json`, of a model on the validation or test rows."""
+"""Every figure of `results.json`, for a model on the validation or test rows."""
+
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -7,7 +9,7 @@ from datasets import Dataset
 
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
-from training.dataset import to_tensors, voice_tensors
+from training.dataset import Head, face_tensors, to_model_input, voice_tensors
 from training.labels import votes_for
 from training.metrics import confusion_matrix, emotion_metrics, reliability
 from training.prompts import split_words
@@ -19,45 +21,29 @@ CROP_SIDE = 44  # pixels of a test-time crop, of FACE_SIZE, as is customary for 
 AGE_GROUPS = ((20, 29), (30, 39), (40, 49), (50, 74))  # CREMA-D's actors, both ends within
 
 
-def prepare(
-    processor: EmoCLIPProcessor,
-    pixels: torch.Tensor | None,
-    mels: torch.Tensor | None = None,
-    waveforms: torch.Tensor | None = None,
-) -> dict:
-    """Faces (B, 48, 48) uint8, mel images (B, bands, frames) uint8 and waveforms (B, T) int16, each or None, to the
-    model's inputs."""
-    inputs = {}
-    if pixels is not None:
-        inputs["pixel_values"] = processor.image_processor(list(pixels[:, None]), return_tensors="pt").pixel_values
-    if waveforms is not None:
-        inputs["input_values"] = waveforms[:, None].float()
-    if mels is not None:
-        # the middle of each level: the bytes are floor(256 v)
-        inputs["input_features"] = processor.feature_extractor.standardize((mels[:, None].float() + 0.5) / 256)
-    return inputs
+class Predictions(NamedTuple):
+    """What a model makes of n faces, or of n voices, beside their labels."""
+
+    log_probs: torch.Tensor  # (n, C), the head's log-posteriors
+    labels: np.ndarray  # (n,)
+    embeds: torch.Tensor  # (n, D), normalised
 
 
 @torch.no_grad()
 def predict(
     model: EmoCLIPForEmotionClassification,
     processor: EmoCLIPProcessor,
-    pixels: torch.Tensor | None = None,
-    mels: torch.Tensor | None = None,
-    waveforms: torch.Tensor | None = None,
+    head: Head,
+    stored: torch.Tensor,
     batch_size: int = 128,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A head's logits (n, C) and normalised embeddings (n, D), on the CPU, of n faces or else of n voices."""
-    given = {"pixels": pixels, "mels": mels, "waveforms": waveforms}
-    name, values = next((name, values) for name, values in given.items() if values is not None)
+    """Logits (n, C) of a head, and normalised embeddings (n, D), for n stored faces or voices (n, ...); on the CPU."""
+    modality = {"face": "image", "voice": "audio"}[head]
     parts = []
-    for part in values.split(batch_size):
-        inputs = prepare(processor, **{"pixels": None, name: part})
-        out = model(**{key: value.to(model.device) for key, value in inputs.items()})
-        logits, embeds = (
-            (out.face_logits, out.image_embeds) if pixels is not None else (out.voice_logits, out.audio_embeds)
-        )
-        parts.append((logits.float().cpu(), embeds.float().cpu()))
+    for part in stored.split(batch_size):
+        name, values = to_model_input(processor, head, part)
+        outputs = model(**{name: values.to(model.device)})
+        parts.append((outputs[f"{head}_logits"].float().cpu(), outputs[f"{modality}_embeds"].float().cpu()))
     return tuple(torch.cat(columns) for columns in zip(*parts))
 
 
@@ -65,20 +51,19 @@ def predict(
 def word_embeddings(
     model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, words: dict[str, list[str]]
 ) -> torch.Tensor:
-    """(C, D): each label's prompts, every word in every template, embedded, averaged and normalised."""
-    rows = []
+    """For each label the normalised mean embedding of its prompts, all words in all templates, (C, D)."""
+    means = []
     for label in model.config.labels:
         sentences = [template.format(word) for word in words[label] for template in model.config.prompt_templates]
         inputs = processor(text=sentences, return_tensors="pt").to(model.device)
         embeds = F.normalize(model.emoclip.get_text_features(**inputs).pooler_output.float(), dim=-1)
-        rows.append(F.normalize(embeds.mean(0), dim=0))
-    return torch.stack(rows).cpu()
+        means.append(F.normalize(embeds.mean(0), dim=0))
+    return torch.stack(means).cpu()
 
 
-def describe(model: EmoCLIPForEmotionClassification, head: str, logits: torch.Tensor, labels: np.ndarray) -> dict:
-    """The figures of the `face` or `voice` head: `emotion_metrics` of its logits (n, C), the accuracy and calibration
-    error that they had before they were calibrated, each emotion's recall, the confusion matrix and the reliability
-    diagram."""
+def describe(model: EmoCLIPForEmotionClassification, head: Head, logits: torch.Tensor, labels: np.ndarray) -> dict:
+    """A head's figures for its logits (n, C): `emotion_metrics`, accuracy and calibration error without calibration,
+    each emotion's recall, the confusion matrix and the reliability diagram."""
     probs, names = logits.softmax(-1).numpy(), model.config.labels
     before = emotion_metrics(model.calibrate(head, logits, undo=True).softmax(-1).numpy(), labels)
     answers = probs.argmax(-1)
@@ -92,7 +77,7 @@ def describe(model: EmoCLIPForEmotionClassification, head: str, logits: torch.Te
 
 
 def ten_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """The four corners and the middle of faces (n, 48, 48), CROP_SIDE pixels wide, and each of them mirrored."""
+    """The four corners and the centre of faces (n, 48, 48), CROP_SIDE pixels wide, and the mirror image of each."""
     margin = FACE_SIZE - CROP_SIDE
     corners = [(y, x) for y in (0, margin) for x in (0, margin)]
     crops = [pixels[:, y : y + CROP_SIDE, x : x + CROP_SIDE] for y, x in [*corners, (margin // 2, margin // 2)]]
@@ -101,37 +86,38 @@ def ten_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
 
 def evaluate_faces(
     model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, faces: Dataset, train: Dataset | None
-) -> tuple[dict[str, dict], tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
-    """The figures of faces in the one form, and their log-posteriors (n, C), labels (n,) and embeddings (n, D).
+) -> tuple[dict[str, dict], Predictions]:
+    """The figures of the face head, and the predictions behind them.
 
-    `train` is what the model was trained on, of which no face may count as unseen.
+    Args:
+        faces: in the one form. train: the training split; the figures `face_unseen` leave out faces that are in it.
     """
-    pixels, labels = to_tensors(faces, "pixels", (FACE_SIZE, FACE_SIZE))
+    pixels, labels = face_tensors(faces)
     labels = labels.numpy()
-    logits, embeds = predict(model, processor, pixels=pixels)
+    logits, embeds = predict(model, processor, "face", pixels)
     results = {"face": describe(model, "face", logits, labels)}
     probs = logits.softmax(-1).numpy()
-    views = np.mean([predict(model, processor, pixels=crop)[0].softmax(-1).numpy() for crop in ten_crops(pixels)], 0)
-    results["face_ten_crops"] = emotion_metrics(views, labels)
+    views = [predict(model, processor, "face", crop)[0].softmax(-1).numpy() for crop in ten_crops(pixels)]
+    results["face_ten_crops"] = emotion_metrics(np.mean(views, 0), labels)
     if train is not None:
         seen = set(train["pixels"])
         unseen = np.array([face not in seen for face in faces["pixels"]])
         results["face_unseen"] = emotion_metrics(probs[unseen], labels[unseen])
     votes = votes_for(faces)
     if votes is not None:
-        clear = votes.max(-1).values.numpy() > 0.5  # more than half of all who were asked
+        clear = votes.max(-1).values.numpy() > 0.5  # more than half of all taggers agree
         majority = votes.argmax(-1).numpy()
         results["face_majority"] = emotion_metrics(probs[clear], majority[clear])
-    return results, (logits.log_softmax(-1), labels, embeds)
+    return results, Predictions(logits.log_softmax(-1), labels, embeds)
 
 
 def evaluate_voices(
     model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, voices: Dataset
-) -> tuple[dict[str, dict], tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
-    """The figures of voices in the one form, and their log-posteriors (n, C), labels (n,) and embeddings (n, D)."""
-    kind, values, labels = voice_tensors(voices, (128, 188))
+) -> tuple[dict[str, dict], Predictions]:
+    """The figures of the voice head on voices in the one form, and the predictions behind them."""
+    stored, labels = voice_tensors(voices, processor.feature_extractor)
     labels = labels.numpy()
-    logits, embeds = predict(model, processor, **{kind: values})
+    logits, embeds = predict(model, processor, "voice", stored)
     results = {"voice": describe(model, "voice", logits, labels)}
     correct = logits.argmax(-1).numpy() == labels
     groups = {}
@@ -153,22 +139,20 @@ def evaluate_voices(
     }
     if by:
         results["voice_by"] = by
-    return results, (logits.log_softmax(-1), labels, embeds)
+    return results, Predictions(logits.log_softmax(-1), labels, embeds)
 
 
 def evaluate_words(
-    model: EmoCLIPForEmotionClassification,
-    processor: EmoCLIPProcessor,
-    data: dict[str, tuple[torch.Tensor, np.ndarray, torch.Tensor]],
+    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, predictions: dict[Head, Predictions]
 ) -> dict[str, dict]:
-    """How often the embeddings of faces and voices are closest to their own emotion's words."""
+    """How often a face's or a voice's embedding is closest to the words of its own emotion."""
     results = {}
     for name, words in (("trained", model.config.words), ("held_out", split_words()[1])):
         text = word_embeddings(model, processor, words)
-        for modality, (_, labels, embeds) in data.items():
+        for head, (_, labels, embeds) in predictions.items():
             answers = (embeds @ text.T).argmax(-1).numpy()
             accuracy = float((answers == labels).mean())
-            results[f"{modality}_{name}"] = {"n": len(labels), "accuracy": accuracy}
+            results[f"{head}_{name}"] = {"n": len(labels), "accuracy": accuracy}
     return results
 
 
@@ -180,9 +164,15 @@ def evaluate_pairs(
     voice_labels: np.ndarray,
     seed: int,
 ) -> dict[str, float]:
-    """Accuracy of the fusion, and of its parts on the same pairs: each face that has a voice of its label with one
-    drawn at random, PAIRINGS times over; means and standard deviations over the pairings. `predicted_accuracy` is the
-    mean probability that the fusion gives its own answers: what it would come to, were its product rule right."""
+    """Accuracy of the fusion, and of the face and the voice alone, on synthetic pairs.
+
+    Every face whose label has any voices is paired with a random one of them, PAIRINGS times; the figures are means
+    over the pairings, and `accuracy_spread` is the standard deviation. `predicted_accuracy` is the mean of the fused
+    posteriors' maxima, which equals the accuracy if the product rule holds and the heads are calibrated.
+
+    Args:
+        face_log_probs: (F, C). face_labels: (F,). voice_log_probs: (V, C). voice_labels: (V,). seed: of the pairings.
+    """
     rows = np.flatnonzero(np.isin(face_labels, voice_labels))
     generator = np.random.default_rng(seed)
     scores, predicted = {"fused": [], "face": [], "voice": []}, []
@@ -209,10 +199,14 @@ def evaluate_split(
     processor: EmoCLIPProcessor,
     faces: Corpus | None,
     voices: Corpus | None,
-    split: str,
+    split: Literal["validation", "test"],
     most: int | None = None,
 ) -> dict[str, dict]:
-    """Every figure of the `validation` or `test` rows, at most so many, with the splits' names under `splits`."""
+    """Every figure of `results.json`, with the names of the splits in `splits`.
+
+    Args:
+        split: "validation" or "test". most: at most so many faces, and so many voices, drawn at random.
+    """
     rows, names = {}, {}
     for name, corpus in (("face", faces), ("voice", voices)):
         dataset = None if corpus is None else getattr(corpus, split)
@@ -221,16 +215,17 @@ def evaluate_split(
         rows[name] = dataset
         if corpus is not None:
             names[name] = corpus.test_name if split == "test" else corpus.validation_name
-    model.eval().to(memory_format=torch.channels_last)  # convolutions are faster so, on a CPU too
-    results, data = {"splits": names}, {}
+    model.eval().to(memory_format=torch.channels_last)  # faster convolutions, on a CPU too
+    results, predictions = {"splits": names}, {}
     if rows["face"] is not None:
-        figures, data["face"] = evaluate_faces(model, processor, rows["face"], faces.train)
+        figures, predictions["face"] = evaluate_faces(model, processor, rows["face"], faces.train)
         results |= figures
     if rows["voice"] is not None:
-        figures, data["voice"] = evaluate_voices(model, processor, rows["voice"])
+        figures, predictions["voice"] = evaluate_voices(model, processor, rows["voice"])
         results |= figures
-    if len(data) == 2:
-        results["fused"] = evaluate_pairs(model, *data["face"][:2], *data["voice"][:2], seed=0)
-    if data and model.config.words and model.config.prompt_templates:
-        results["words"] = evaluate_words(model, processor, data)
+    if len(predictions) == 2:
+        (face_log_probs, face_labels, _), (voice_log_probs, voice_labels, _) = predictions.values()
+        results["fused"] = evaluate_pairs(model, face_log_probs, face_labels, voice_log_probs, voice_labels, seed=0)
+    if predictions and model.config.words and model.config.prompt_templates:
+        results["words"] = evaluate_words(model, processor, predictions)
     return results

@@ -1,4 +1,4 @@
-"""What sources call the emotions, and what people voted: both as LABELS has them."""
+"""What sources call the emotions, and what people voted, in the order of LABELS."""
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ def to_label(name: str) -> int:
     """LABELS' index of an emotion by any of its names.
 
     Raises:
-        ValueError: nobody calls an emotion so.
+        ValueError: no emotion has this name.
     """
     label = ALIASES.get(str(name).strip().lower())
     if label is None:
@@ -35,8 +35,10 @@ def to_label(name: str) -> int:
 
 
 def votes_for(dataset: Dataset | None) -> torch.Tensor | None:
-    """What share of all who were asked chose each of LABELS, (n, C), not all of them where some answered otherwise;
-    zeros in a row that nobody was asked about. None where the dataset has no votes."""
+    """The share of all voters who chose each of LABELS, (n, C); None where the dataset has no votes.
+
+    A row sums to less than 1 where some voters gave another answer, and to 0 where nobody voted on it.
+    """
     column = next((column for column in VOTES if dataset and column in dataset.column_names), None)
     if column is None:
         return None
@@ -51,7 +53,7 @@ def votes_for(dataset: Dataset | None) -> torch.Tensor | None:
 
 
 def vote_targets(dataset: Dataset | None, labels: torch.Tensor) -> torch.Tensor:
-    """The votes as distributions over LABELS (n, C); of a row that has none, its label (n,) alone."""
+    """The votes as distributions over LABELS (n, C); for a row without votes, its label (n,) with probability 1."""
     own, votes = F.one_hot(labels, len(LABELS)).float(), votes_for(dataset)
     if votes is None:
         return own

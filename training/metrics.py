@@ -1,4 +1,4 @@
-"""Accuracy, recall, F1 and calibration of posteriors; they need no network."""
+"""Accuracy, recall, F1 and calibration of posteriors. No figure needs the network."""
 
 import datasets
 import evaluate
@@ -8,11 +8,11 @@ CALIBRATION_BINS = 15
 
 
 class EmotionMetrics(evaluate.Metric):
-    """Accuracy, mean recall, macro F1 and expected calibration error of (n, C) posteriors; needs no network.
+    """Accuracy, mean recall, macro F1 and expected calibration error of (n, C) posteriors.
 
-    Classes that no reference has are left out of the means. The calibration error is that of Naeini et al. (2015)
-    with 15 bins of equal width; `expected_if_calibrated` is what a perfectly calibrated model with these confidences
-    and as many samples would show, from sampling alone.
+    Classes without any reference are left out of the means. The calibration error is that of Naeini et al. (2015)
+    with 15 bins of equal width; `expected_if_calibrated` is the error that sampling alone gives a perfectly
+    calibrated model with these confidences and as many samples.
     """
 
     def __init__(self, **kwargs):
@@ -44,18 +44,18 @@ class EmotionMetrics(evaluate.Metric):
 
 
 def calibration_bins(confidence: np.ndarray) -> np.ndarray:
-    """Which of CALIBRATION_BINS bins of equal width each confidence (n,) in 0..1 falls into, (n,)."""
+    """The index of each confidence's bin, (n,), of CALIBRATION_BINS bins of equal width; confidences (n,) in 0..1."""
     return np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
 
 
 def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
-    """Mean gap between confidence (n,) in 0..1 and correctness (n,) bool over bins, weighted by their size."""
+    """Mean gap over the bins, weighted by their size, between confidence (n,) in 0..1 and accuracy (n,) bool."""
     gaps = np.bincount(calibration_bins(confidence), weights=confidence - correct, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def reliability(probs: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
-    """The calibration's bins, those that hold anything: n, mean confidence and accuracy of each."""
+    """Size, mean confidence and accuracy of every bin that is not empty."""
     confidence, correct = probs.max(-1), probs.argmax(-1) == labels
     bins = calibration_bins(confidence)
     return [
@@ -66,12 +66,12 @@ def reliability(probs: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]
 
 
 def confusion_matrix(probs: np.ndarray, labels: np.ndarray) -> list[list[int]]:
-    """How often each label (row) was answered by each of the C (column)."""
+    """How often each label (row) got each answer (column), C x C."""
     classes = probs.shape[1]
     counts = np.bincount(labels * classes + probs.argmax(-1), minlength=classes**2)
     return counts.reshape(classes, classes).tolist()
 
 
 def emotion_metrics(probs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`EmotionMetrics` of (n, C) posteriors and (n,) labels, with n."""
+    """n and `EmotionMetrics` of (n, C) posteriors and (n,) labels."""
     return {"n": len(labels), **EmotionMetrics().compute(predictions=list(probs), references=list(labels))}

@@ -1,4 +1,4 @@
-"""The text tower's data: 30 words an emotion, templates, and a tokenizer for them."""
+"""What the text tower learns from: 30 words for each emotion, sentence templates, and a tokenizer for both."""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -19,7 +19,7 @@ TEMPLATES = (
     "this person feels {}",
     "a {} expression",
 )
-#: 30 words an emotion; every fifth is held out of training, to see what the text tower makes of it.
+#: 30 words for each emotion. Every fifth is held out of training, to measure the text tower on words it has not seen.
 WORDS = {
     "angry": """angry, furious, enraged, irritated, annoyed, mad, outraged, irate, cross, livid, incensed, infuriated,
         hostile, resentful, indignant, seething, fuming, aggravated, exasperated, provoked, heated, wrathful, raging,
@@ -50,22 +50,23 @@ WORDS = {label: " ".join(words.split()).split(", ") for label, words in WORDS.it
 
 
 def split_words() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """The words of each emotion that the text tower is trained on, and the fifth that is held out."""
+    """Each emotion's words for training, and its held-out fifth."""
     trained = {label: [word for i, word in enumerate(words) if i % 5 != 4] for label, words in WORDS.items()}
     held_out = {label: words[4::5] for label, words in WORDS.items()}
     return trained, held_out
 
 
 def fill_templates(words: list[str], templates: tuple[str, ...] | list[str] = TEMPLATES) -> list[str]:
-    """Every template with every word: `len(words) * len(templates)` sentences, word by word."""
+    """Every word in every template, `len(words) * len(templates)` sentences, word by word."""
     return [template.format(word) for word in words for template in templates]
 
 
 def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the prompts. As in CLIP, start and end are the largest ids; id 0 pads.
+    """A byte-level BPE tokenizer trained on the sentences. As in CLIP, the start and end tokens have the largest ids;
+    id 0 is padding.
 
     Raises:
-        ValueError: the vocabulary has no place for the 256 bytes and the three special tokens.
+        ValueError: the vocabulary has no room for the 256 bytes and the three special tokens.
     """
     if vocab_size < 259:
         raise ValueError(f"The text tower's vocab_size must be at least 259, got {vocab_size}.")
@@ -80,7 +81,7 @@ def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> P
         show_progress=False,
     )
     bpe.train_from_iterator(sorted(sentences), trainer)
-    # A small corpus fills fewer places than there are: unused ones keep start and end at the very end.
+    # A small corpus yields fewer tokens than the vocabulary has: placeholders keep start and end at its very end.
     bpe.add_tokens([f"<|unused{i}|>" for i in range(vocab_size - len(specials) - bpe.get_vocab_size())])
     bpe.add_special_tokens(specials)
     start, end = ((token, bpe.token_to_id(token)) for token in specials)
@@ -95,7 +96,7 @@ def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> P
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, words: dict[str, list[str]]) -> list[torch.Tensor]:
-    """For each of LABELS, the ids (n, L) of its words in every template, all of one length."""
+    """For each of LABELS, the token ids (n, L) of its words in every template; L is the same for all."""
     sentences = {label: fill_templates(words[label]) for label in LABELS}
     every = tokenize(tokenizer, [s for label in LABELS for s in sentences[label]], "pt")["input_ids"]
     return list(every.split([len(sentences[label]) for label in LABELS]))

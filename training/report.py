@@ -1,17 +1,17 @@
-"""`results.json` as tables and as a picture."""
+"""`results.json`: written, and shown as tables and as a picture."""
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from configuration_emoclip import LABELS
+from training.dataset import HEADS
 
 
 def markdown_table(results: dict) -> str:
-    """The figures of `results.json` as tables: the whole, each emotion's recall, and the voices by group."""
+    """The figures of `results.json` as three tables: overall, each emotion's recall, and voices by group."""
     splits = results["splits"]
     pairs = " x ".join(splits.values()) + ", synthetic pairs"
     rows = [
@@ -50,7 +50,7 @@ def markdown_table(results: dict) -> str:
         if "accuracy_spread" in figures:
             accuracy += f" ± {100 * figures['accuracy_spread']:.1f}"
         lines.append(f"| {what} | {split} | {figures['n']:,} | {accuracy} | {' | '.join(cells)} |")
-    recalls = {name: results[name]["recall"] for name in ("face", "voice") if name in results}
+    recalls = {name: results[name]["recall"] for name in HEADS if name in results}
     emotions = [label for label in LABELS if any(label in recall for recall in recalls.values())]
     if recalls:
         lines += ["", f"| recall % | {' | '.join(emotions)} |", f"| --- |{' --- |' * len(emotions)}"]
@@ -71,10 +71,10 @@ def write_results(results: dict, path: Path):
 
 
 def replace_table(path: Path, table: str):
-    """Puts the table between the marks <!-- results --> and <!-- /results --> of a Markdown file.
+    """Replaces what is between the marks <!-- results --> and <!-- /results --> of a Markdown file by the table.
 
     Raises:
-        ValueError: the file has no such marks.
+        ValueError: the file does not have each mark once.
     """
     parts = re.split(r"(<!-- /?results -->)", path.read_text())
     if parts[1::2] != ["<!-- results -->", "<!-- /results -->"]:
@@ -82,24 +82,28 @@ def replace_table(path: Path, table: str):
     path.write_text("".join([*parts[:2], f"\n{table}\n", *parts[3:]]))
 
 
-def draw(results: dict, path: Path, labels: list[str]):
-    """The confusion matrices and reliability diagrams of the face and the voice as one picture."""
+def draw(results: dict, path: Path):
+    """Saves a picture of the confusion matrices and the reliability diagrams of faces and of voices.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
     try:
         from matplotlib import pyplot
     except ImportError:
-        sys.exit("evaluate_hf.py: --picture needs matplotlib: pip install matplotlib")
-    heads = [name for name in ("face", "voice") if name in results]
+        raise ImportError("--picture needs matplotlib: pip install matplotlib") from None
+    heads = [name for name in HEADS if name in results]
     figure, axes = pyplot.subplots(len(heads), 2, figsize=(10, 4.6 * len(heads)), squeeze=False, layout="constrained")
     for (matrix_axis, reliability_axis), name in zip(axes, heads):
-        known = [i for i, label in enumerate(labels) if label in results[name]["recall"]]
+        known = [i for i, label in enumerate(LABELS) if label in results[name]["recall"]]
         shares = np.array(results[name]["confusion"], dtype=float)[known]
         shares /= shares.sum(1, keepdims=True)
         matrix_axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), share in np.ndenumerate(shares):
             colour = "white" if share > 0.5 else "black"
             matrix_axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
-        matrix_axis.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
-        matrix_axis.set_yticks(range(len(known)), [labels[i] for i in known])
+        matrix_axis.set_xticks(range(len(LABELS)), LABELS, rotation=35, ha="right")
+        matrix_axis.set_yticks(range(len(known)), [LABELS[i] for i in known])
         matrix_axis.set(title=f"{name}: answers % of each label", xlabel="answer", ylabel="label")
         bins = results[name]["reliability"]
         confidence, accuracy, n = (np.array([each[key] for each in bins]) for key in ("confidence", "accuracy", "n"))

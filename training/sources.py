@@ -3,7 +3,8 @@
     faces = load_faces("data/fer2013")                      # or None for the Hub's copy
     voices = load_voices("data/cremad", feature_extractor)  # or None for the Hub's copy
 
-One form: a face is 48 x 48 grey bytes, a voice is 128 x 188 bytes of the log-mel image, labels are LABELS' indices.
+In the one form, a face is 48 x 48 grey bytes (column `pixels`), a voice is whatever its feature extractor stores
+(column `voice`), and `label` is LABELS' index. A new layout of files goes into `open_faces` or `open_voices`.
 """
 
 import io
@@ -15,13 +16,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import soundfile
-import torch
-import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets, load_dataset
 from PIL import Image as PILImage
 
 from configuration_emoclip import LABELS
-from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPWaveformExtractor
+from processing_emoclip import VoiceExtractor
 from training.labels import to_label
 from training.splits import Corpus, stratified_split
 
@@ -32,19 +31,19 @@ FACES_HUB_REVISION = "9399b94167523fe5c40b3a857e24ef931ee4395b"
 VOICES_HUB_ID = "confit/cremad-parquet"
 
 FACE_SIZE = 48  # pixels, FER-2013's own
-#: Above this share of unreadable files the source itself is taken to be broken.
+#: A source with a larger share of unreadable files is refused.
 MAX_CORRUPT = 0.05
-#: Kaggle's fer2013.csv numbers its emotions in an order of its own.
+#: Kaggle's fer2013.csv numbers the emotions in another order.
 KAGGLE_CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-#: Datasets known to hold bare integers, and what these mean.
+#: Datasets whose labels are integers without names, and what these mean.
 BARE_INTEGERS = {FACES_HUB_ID: LABELS}
 
 
 def label_reader(dataset: Dataset, column: str, source: str) -> Callable[[int | str], int]:
-    """How to read a label column: by the names it carries, or by a known dataset's order.
+    """A function from a label column's values to LABELS' indices, by the names that the column or BARE_INTEGERS gives.
 
     Raises:
-        ValueError: bare integers of an unknown dataset, whose order would be a guess.
+        ValueError: integers without names, of a dataset whose order is not known.
     """
     feature = dataset.features[column]
     if isinstance(feature, ClassLabel):
@@ -73,11 +72,11 @@ def pick_column(dataset: Dataset, names: tuple[str, ...], source: str) -> str:
 def convert(
     dataset: Dataset, source: str, description: str, column: str, payload: str, read: Callable[[object], bytes]
 ) -> Dataset:
-    """Replaces `column` by the binary column `payload`, each value read with `read`, once: `datasets` shows a
-    progress bar and caches the result. Rows that cannot be read are named, counted and left out.
+    """Replaces `column` by the binary column `payload`, every value read with `read`; `datasets` caches the result and
+    shows a progress bar, `description`. Rows that cannot be read are left out, and a warning names them.
 
     Raises:
-        ValueError: more than MAX_CORRUPT of them.
+        ValueError: more than MAX_CORRUPT of the rows cannot be read.
     """
 
     def convert_batch(batch: dict[str, list]) -> dict[str, list]:
@@ -110,18 +109,18 @@ def convert(
 
 
 def read_bytes(encoded: dict) -> bytes:
-    """The file in a column that is not decoded: held in the row, or beside it."""
+    """The content of a file column that `datasets` does not decode: held in the row, or a path."""
     return encoded["bytes"] if encoded.get("bytes") is not None else Path(encoded["path"]).read_bytes()
 
 
 def read_face(encoded: dict) -> bytes:
-    """An encoded picture to FACE_SIZE x FACE_SIZE grey bytes."""
+    """A picture's file to FACE_SIZE x FACE_SIZE grey bytes."""
     with PILImage.open(io.BytesIO(read_bytes(encoded))) as image:
         return image.convert("L").resize((FACE_SIZE, FACE_SIZE)).tobytes()
 
 
 def read_pixels(text: str) -> bytes:
-    """A cell of fer2013.csv, numbers between blanks, to FACE_SIZE x FACE_SIZE grey bytes."""
+    """A cell of fer2013.csv, numbers with spaces between them, to FACE_SIZE x FACE_SIZE grey bytes."""
     values = np.array((text or "").split(), dtype=np.int64)
     if len(values) != FACE_SIZE**2:
         raise ValueError(f"{len(values)} pixels instead of {FACE_SIZE**2}")
@@ -130,35 +129,38 @@ def read_pixels(text: str) -> bytes:
     return values.astype(np.uint8).tobytes()
 
 
-def load_faces(source: str | None = None, seed: int = 0) -> Corpus:
-    """FER-2013's faces: columns `pixels` (48 x 48 grey bytes) and `label`, and what else the source says of each.
-
-    Args:
-        source: a folder with `train/<emotion>/*.png` and `test/`, with `fer2013.csv`, or with parquet files named
-            after their splits; a Hub id; None for the Hub's default copy.
-        seed: of the validation split, where the source has none.
-    Raises:
-        ValueError: one sentence that says what the source lacks.
-    """
-    name = source or FACES_HUB_ID
+def open_faces(name: str) -> dict[str, Dataset]:
+    """The source's splits as they are stored, whatever the layout; see `load_faces`."""
     folder = Path(name)
     if (folder / "fer2013.csv").is_file():
         table = load_dataset("csv", data_files=str(folder / "fer2013.csv"), split="train")
         usages = np.array([usage.strip() for usage in table["Usage"]])
         table = table.cast_column("emotion", ClassLabel(names=list(KAGGLE_CODES)))
-        parts = {
+        return {
             split: table.select(np.flatnonzero(usages == usage))
             for split, usage in (("train", "Training"), ("validation", "PublicTest"), ("test", "PrivateTest"))
         }
-    elif any(folder.glob("*.parquet")):
+    if any(folder.glob("*.parquet")):
         files = {split: list(map(str, folder.glob(f"{split}-*.parquet"))) for split in ("train", "validation", "test")}
-        parts = load_dataset("parquet", data_files={split: paths for split, paths in files.items() if paths})
-    elif folder.is_dir():
-        parts = load_dataset("imagefolder", data_dir=name)
-    else:
-        parts = load_dataset(name, revision=FACES_HUB_REVISION if name == FACES_HUB_ID else None)
+        return load_dataset("parquet", data_files={split: paths for split, paths in files.items() if paths})
+    if folder.is_dir():
+        return load_dataset("imagefolder", data_dir=name)
+    return load_dataset(name, revision=FACES_HUB_REVISION if name == FACES_HUB_ID else None)
+
+
+def load_faces(source: str | None = None, seed: int = 0) -> Corpus:
+    """FER-2013's faces in the one form, with the source's other columns.
+
+    Args:
+        source: a folder with `train/<emotion>/*.png` and `test/`, with `fer2013.csv`, or with parquet files named
+            after their splits; a Hub id; None for the Hub's default copy.
+        seed: of the validation split, for a source that has none.
+    Raises:
+        ValueError: one sentence that says what the source lacks.
+    """
+    name = source or FACES_HUB_ID
     splits = {}
-    for split, part in parts.items():
+    for split, part in open_faces(name).items():
         column = pick_column(part, ("image", "jpg", "png", "img", "pixels"), name)
         label_column = pick_column(part, ("label", "cls", "labels", "emotion"), name)
         to_index = label_reader(part, label_column, name)
@@ -182,31 +184,35 @@ def list_recordings(source: dict[str, list]) -> Iterator[dict]:
         yield {"audio": {"path": file, "bytes": None}, "file": file}
 
 
-def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) -> Dataset:
-    """CREMA-D's voices: columns `mel` (bands x frames bytes) or, for a tower that reads them, `waveform` (the first
-    seconds as int16), `label`, `actor_id` and `file`, and what else the source says of each. A source's own splits
-    are ignored: splits are by actor (`split_voices`).
-
-    Args:
-        source: a folder with `AudioWAV/*.wav` or with parquet files of recordings or of mel images; a Hub id; None
-            for the Hub's default copy.
-    Raises:
-        ValueError: one sentence that says what the source lacks.
-    """
-    name = source or VOICES_HUB_ID
+def open_voices(name: str) -> Dataset:
+    """All of the source's rows as they are stored, whatever the layout; see `load_voices`."""
     folder = Path(name)
     if (folder / "AudioWAV").is_dir():
         files = sorted(str(path) for path in (folder / "AudioWAV").glob("*.wav"))
         if not files:
             raise ValueError(f"{folder / 'AudioWAV'} holds no .wav file.")
         stamps = [(Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in files]
-        table = Dataset.from_generator(list_recordings, gen_kwargs={"source": {"files": files, "stamps": stamps}})
-    elif folder.is_dir():
+        return Dataset.from_generator(list_recordings, gen_kwargs={"source": {"files": files, "stamps": stamps}})
+    if folder.is_dir():
         if not any(folder.glob("*.parquet")):
             raise ValueError(f"{folder} holds neither AudioWAV/*.wav nor parquet files.")
-        table = load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train")
-    else:
-        table = concatenate_datasets(list(load_dataset(name).values()))
+        return load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train")
+    return concatenate_datasets(list(load_dataset(name).values()))
+
+
+def load_voices(source: str | None, extractor: VoiceExtractor) -> Dataset:
+    """CREMA-D's voices in the one form, with `actor_id`, `file` and the source's other columns. The source's own
+    splits are ignored: `split_voices` splits by actor.
+
+    Args:
+        source: a folder with `AudioWAV/*.wav`, or with parquet files of recordings or of mel images; a Hub id; None
+            for the Hub's default copy.
+        extractor: of the model that the voices are for.
+    Raises:
+        ValueError: one sentence that says what the source lacks.
+    """
+    name = source or VOICES_HUB_ID
+    table = open_voices(name)
     pick_column(table, ("file",), name)
     names = [Path(file).name for file in table["file"]]  # 1001_DFA_ANG_XX.wav: actor, sentence, emotion, intensity
     if wrong := [file for file in names if not re.fullmatch(r"\d{4}_[A-Z]{3}_[A-Z]{3}_[A-Z]{1,2}\.\w+", file)]:
@@ -220,31 +226,23 @@ def load_voices(source: str | None, feature_extractor: EmoCLIPFeatureExtractor) 
     table = table.remove_columns([c for c in ("file", "label", "actor_id", "emotion") if c in table.column_names])
     for column, values in (("file", names), ("label", labels), ("actor_id", actors)):
         table = table.add_column(column, values)
-    waveforms = isinstance(feature_extractor, EmoCLIPWaveformExtractor)
     if "mel" in table.column_names:
-        if waveforms:
+        if extractor.input_name != "input_features":
             raise ValueError(f"{name} holds mel images, and this model's audio tower reads recordings; give those.")
-        size = (feature_extractor.num_frames, feature_extractor.n_mels)
 
         def read_mel(encoded: dict) -> bytes:
             with PILImage.open(io.BytesIO(read_bytes(encoded))) as image:
-                if image.size != size:
-                    raise ValueError(f"a mel image of {image.size} pixels, not {size}")
-                return image.convert("L").tobytes()
+                mel = np.asarray(image.convert("L"))
+            if mel.shape != extractor.stored_shape:
+                raise ValueError(f"a mel image of {mel.shape} bands and frames, not {extractor.stored_shape}")
+            return mel.tobytes()
 
-        return convert(table.cast_column("mel", Image(decode=False)), name, "Mel images", "mel", "mel", read_mel)
+        return convert(table.cast_column("mel", Image(decode=False)), name, "Mel images", "mel", "voice", read_mel)
 
-    def read_audio(encoded: dict) -> bytes:
+    def read_recording(encoded: dict) -> bytes:
         samples, rate = soundfile.read(io.BytesIO(read_bytes(encoded)), dtype="float32", always_2d=True)
-        if waveforms:
-            waveform = feature_extractor.to_waveform(samples.T, rate)[: feature_extractor.num_samples]
-            waveform = F.pad(waveform, (0, feature_extractor.num_samples - len(waveform)))
-            return waveform.round().clamp(-(2**15), 2**15 - 1).to(torch.int16).numpy().tobytes()
-        mel = feature_extractor.spectrogram(feature_extractor.to_waveform(samples.T, rate)[None])
-        return (mel * 256).clamp(max=255).to(torch.uint8).numpy().tobytes()
+        return extractor.encode(samples.T, rate).numpy().tobytes()
 
     column = pick_column(table, ("audio", "wav", "flac"), name)
     table = table.cast_column(column, datasets.Audio(decode=False))
-    if waveforms:
-        return convert(table, name, "Waveforms", column, "waveform", read_audio)
-    return convert(table, name, "Mel spectrograms", column, "mel", read_audio)
+    return convert(table, name, "Recordings", column, "voice", read_recording)

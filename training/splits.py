@@ -1,4 +1,4 @@
-"""What is trained on, chosen by and tested on: a source's own splits, a stratified one, CREMA-D's folds by actor."""
+"""Training, validation and test: stratified splits of faces, CREMA-D's folds by actor, subsamples."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ SUSPECT_VOICES = (
 
 @dataclass
 class Corpus:
-    """One modality's splits, and what those that figures are given for are called beside one."""
+    """The splits of faces or of voices, and what tables of figures call two of them."""
 
     train: Dataset
     validation: Dataset
@@ -35,9 +35,10 @@ class Corpus:
 
 
 def relabel_by_votes(faces: Corpus) -> Corpus:
-    """FER-2013's faces by FER+ (Barsoum et al., 2016): each has the label that most of its taggers chose. Those on
-    whom nobody voted for one of LABELS are left out of train; in the other splits stand only those of whom more than
-    half of all taggers chose the same one, as is the custom.
+    """FER-2013's faces with FER+'s labels (Barsoum et al., 2016): for each, the one of LABELS that most taggers chose.
+
+    Training leaves out faces on which nobody voted for any of LABELS. Validation and test keep only those on which
+    more than half of all taggers agree, as is usual for FER+.
 
     Raises:
         ValueError: the source has no votes.
@@ -57,7 +58,7 @@ def relabel_by_votes(faces: Corpus) -> Corpus:
 
 
 def stratified_split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Sets `share` of every class aside; identical images stay together, on one side."""
+    """The rows without and with those set aside: `share` of every class, identical images always on the same side."""
     groups: dict[bytes, list[int]] = {}
     for index, pixels in enumerate(dataset["pixels"]):
         groups.setdefault(pixels, []).append(index)
@@ -77,7 +78,7 @@ def stratified_split(dataset: Dataset, share: float, seed: int) -> tuple[Dataset
 
 
 def actor_fold(actor: int) -> int:
-    """CREMA-D's fold of an actor: 18 actors each, the last 19.
+    """The fold of one of CREMA-D's actors: folds 0 to 3 have 18 each, fold 4 has 19.
 
     Raises:
         ValueError: no such actor.
@@ -88,7 +89,12 @@ def actor_fold(actor: int) -> int:
 
 
 def split_voices(voices: Dataset, fold: int) -> Corpus:
-    """Test on the actors of `fold`, choose on those of the next, train on the others, without the suspect clips."""
+    """CREMA-D's folds by actor: `fold` is the test split, the next fold (modulo 5) the validation split, and the other
+    three are the training split, without SUSPECT_VOICES.
+
+    Raises:
+        ValueError: there is no such fold, or an actor is in two splits.
+    """
     if not 0 <= fold < FOLDS:
         raise ValueError(f"CREMA-D has folds 0 to {FOLDS - 1}, not {fold}.")
     actors = np.array(voices["actor_id"])
@@ -98,13 +104,13 @@ def split_voices(voices: Dataset, fold: int) -> Corpus:
     rows = {"train": (folds != fold) & ~validation & ~suspect, "validation": validation, "test": folds == fold}
     speakers = [set(actors[mask]) for mask in rows.values()]
     if sum(map(len, speakers)) != len(set.union(*speakers)):
-        raise ValueError("An actor of CREMA-D stands in two splits.")
+        raise ValueError("An actor of CREMA-D is in two splits.")
     parts = {name: voices.select(np.flatnonzero(mask)) for name, mask in rows.items()}
     return Corpus(**parts, validation_name=f"fold {(fold + 1) % FOLDS}", test_name=f"fold {fold}")
 
 
-def limit(dataset: Dataset, most: int | None, seed: int, share: float = 1.0) -> Dataset:
-    """This share of the rows, and at most so many, drawn at random.
+def subsample(dataset: Dataset, most: int | None, seed: int, share: float = 1.0) -> Dataset:
+    """`share` of the rows, but no more than `most`, drawn at random.
 
     Raises:
         ValueError: the share is not above 0 and at most 1.

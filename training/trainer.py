@@ -1,4 +1,4 @@
-"""The Trainer: batches of bytes become the model's inputs on the device; a running average of the weights is kept."""
+"""The Trainer: it makes the model's inputs on the device, distils teachers, and averages the weights."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -15,17 +16,21 @@ from transformers.trainer_utils import TrainOutput
 from configuration_emoclip import LABELS
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
-from training.augmentation import augment_faces, augment_voices, augment_waveforms, mix
-from training.dataset import as_batch
-from training.evaluation import prepare
+from training.augmentation import mix
+from training.dataset import HEADS, as_batch, to_model_input
 from training.metrics import emotion_metrics
 
 
 class EmoCLIPTrainer(Trainer):
-    """Trainer whose batches are bytes: they are augmented, or just processed, on the device.
+    """Trainer that takes the batches of `FaceVoiceDataset`: stored faces and voices become the model's inputs, in
+    training with augmentation and mixup, on the device.
 
-    With `ema_decay`, a running average of the weights is what is evaluated, chosen among, and saved; the weights
-    that the optimizer moves lie beside it in a checkpoint, so that training can go on.
+    With `ema_decay`, what is evaluated, chosen among and saved is a moving average of the weights. A checkpoint also
+    holds the weights that the optimizer works on, in `live_weights`, so that training can be resumed.
+
+    Args:
+        votes: weight of the votes in the targets of faces and of voices; the rest is the label's.
+        mixup: alpha of `mix`; 0 for none.
     """
 
     live_weights = "live.safetensors"
@@ -36,13 +41,13 @@ class EmoCLIPTrainer(Trainer):
         processor: EmoCLIPProcessor,
         votes: Sequence[float] = (0.0, 0.0),
         mixup: float = 0.0,
-        cutmix: float = 0.0,
         **kwargs,
     ):
-        super().__init__(*args, processing_class=processor, data_collator=as_batch, **kwargs)
-        self.processor, self.votes = processor, dict(zip(("face", "voice"), votes))
-        self.mixup, self.cutmix = mixup, {"face": cutmix, "voice": 0.0}
-        self.parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        super().__init__(
+            *args, processing_class=processor, data_collator=as_batch, compute_metrics=compute_metrics, **kwargs
+        )
+        self.processor, self.votes, self.mixup = processor, dict(zip(HEADS, votes)), mixup
+        self.loss_parts: dict[str, list[torch.Tensor]] = defaultdict(list)  # by the name they are logged by
         self.teachers = [
             EmoCLIPForEmotionClassification.from_pretrained(name).to(
                 self.args.device, memory_format=torch.channels_last
@@ -55,50 +60,50 @@ class EmoCLIPTrainer(Trainer):
             self.add_callback(AverageWeights(self))
 
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
-        """A batch of `FaceVoiceDataset` to the arguments of the model's forward."""
-        batch = dict(batch)
-        faces, mels, waveforms = batch.pop("faces"), batch.pop("mels", None), batch.pop("waveforms", None)
-        votes = {name: batch.pop(f"{name}_votes") for name in ("face", "voice")}
-        if not train:
-            inputs = prepare(self.processor, faces, mels, waveforms)
-            return batch | {k: v.to(faces.device) for k, v in inputs.items()}
-        image_processor = self.processor.image_processor
-        inputs = {"face": ("pixel_values", image_processor.standardize(augment_faces(faces, image_processor.side)))}
-        if waveforms is not None:
-            inputs["voice"] = "input_values", augment_waveforms(waveforms)
-        else:
-            inputs["voice"] = "input_features", self.processor.feature_extractor.standardize(augment_voices(mels))
-        for name, (key, values) in inputs.items():
-            labels, mask = batch[f"{name}_labels"], batch[f"{name}_mask"]
-            targets = nn.functional.one_hot(labels, len(LABELS)).float().lerp(votes[name], self.votes[name])
-            if self.mixup or self.cutmix[name]:
-                values, targets = mix(values, targets, mask, self.mixup, self.cutmix[name])
-            batch[key], batch[f"{name}_labels"] = values, targets
-        if self.teachers:
-            self.teach(batch)
-        return batch
+        """A batch of `FaceVoiceDataset` as the arguments of the model's forward.
+
+        In training, `face_targets` and `voice_targets` are mixtures of labels, votes, other rows' targets and the
+        teachers' posteriors; `face_labels` and `voice_labels` remain the rows' own classes.
+        """
+        inputs = {name: batch[name] for name in (*self.label_names, "input_ids") if name in batch}
+        for head in HEADS:
+            stored = batch[f"{head}s"]
+            name, values = to_model_input(self.processor, head, stored, augment=train)
+            if train:
+                targets = F.one_hot(batch[f"{head}_labels"], len(LABELS)).float()
+                targets = targets.lerp(batch[f"{head}_votes"], self.votes[head])
+                if self.mixup:
+                    values, targets = mix(values, targets, batch[f"{head}_mask"], self.mixup)
+                inputs[f"{head}_targets"] = targets
+            inputs[name] = values.to(stored.device)
+        if train and self.teachers:
+            self.distill(inputs)
+        return inputs
 
     @torch.no_grad()
-    def teach(self, batch: dict[str, torch.Tensor]):
-        """Mixes the teachers' mean answer to this very batch into its labels. Cross-entropy with the mixture is
-        that with the label and, at temperature 1, the distillation of Hinton et al. (2015)."""
-        for name, keys in (("face", ("pixel_values",)), ("voice", ("input_features", "input_values"))):
-            rows = batch[f"{name}_mask"].nonzero().flatten().to(self.args.device, non_blocking=True)
+    def distill(self, inputs: dict[str, torch.Tensor]):
+        """Mixes the mean of the teachers' posteriors for these very inputs into the targets. Cross-entropy with the
+        mixture equals the loss of Hinton et al. (2015) at temperature 1."""
+        names = {"face": "pixel_values", "voice": self.processor.feature_extractor.input_name}
+        for head, name in names.items():
+            rows = inputs[f"{head}_mask"].nonzero().flatten().to(self.args.device, non_blocking=True)
             if not len(rows):
                 continue
-            inputs = {key: batch[key][rows] for key in keys if key in batch}
             with self.compute_loss_context_manager():
-                answers = [teacher(**inputs)[f"{name}_logits"].float().softmax(-1) for teacher in self.teachers]
-            labels = batch[f"{name}_labels"]
-            mixed = labels[rows].lerp(torch.stack(answers).mean(0), self.args.teachers_weight)
-            batch[f"{name}_labels"] = labels.index_copy(0, rows, mixed)
+                posteriors = [
+                    teacher(**{name: inputs[name][rows]})[f"{head}_logits"].float().softmax(-1)
+                    for teacher in self.teachers
+                ]
+            targets = inputs[f"{head}_targets"]
+            mixed = targets[rows].lerp(torch.stack(posteriors).mean(0), self.args.teachers_weight)
+            inputs[f"{head}_targets"] = targets.index_copy(0, rows, mixed)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """The dataset's batches as they are: on the device already, but for the masks, which the CPU wants to see."""
+        """The dataset's batches as they are: they lie on the device already, and the masks stay on the CPU."""
         loader = torch.utils.data.DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
-            sampler=self._get_train_sampler(),  # rows are shuffled by the dataset, every epoch anew
+            sampler=self._get_train_sampler(),
             collate_fn=self.data_collator,
             drop_last=self.args.dataloader_drop_last,
         )
@@ -109,7 +114,7 @@ class EmoCLIPTrainer(Trainer):
         return super()._prepare_inputs(inputs) | (masks if self.model.training else {})
 
     def average_tensors(self, averaged: list[torch.Tensor], current: list[torch.Tensor], _):
-        """Moves the averages; at the start by more, as the weights move far from where they were made."""
+        """Moves the average towards the current weights, by more at the start, while these still change fast."""
         decay = min(self.args.ema_decay, (1 + self.state.global_step) / (10 + self.state.global_step))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - decay)
@@ -118,7 +123,7 @@ class EmoCLIPTrainer(Trainer):
 
     @contextmanager
     def averaged(self):
-        """The model with the averaged weights, where there are any."""
+        """Inside, the model has the averaged weights, if weights are averaged."""
         if self.average is None:
             yield
             return
@@ -153,7 +158,7 @@ class EmoCLIPTrainer(Trainer):
             self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / self.live_weights))
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
-        """Trainer's, with the backbone's parameters in groups of their own where its learning rate is another."""
+        """The Trainer's own, with separate groups for the backbone's parameters if its learning rate differs."""
         optimizer, rate = super().create_optimizer(*args, **kwargs), self.args.backbone_learning_rate
         if rate is not None:
             heads = {id(p) for name, p in self.model.named_parameters() if "_head." in name}
@@ -168,30 +173,30 @@ class EmoCLIPTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         if model.training:  # a frozen tower keeps its batch-norm statistics too
             for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase) and not module.weight.requires_grad:
+                if isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)) and not module.weight.requires_grad:
                     module.eval()
         outputs = model(**self.to_model_inputs(inputs, model.training))
         for name, value in outputs.losses.items():
-            self.parts[f"{name}_loss" if model.training else f"eval_{name}_loss"].append(value.detach())
+            self.loss_parts[f"{name}_loss" if model.training else f"eval_{name}_loss"].append(value.detach())
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], *args, **kwargs):
-        """Adds each part of the loss, its mean since the last log."""
+        """Also logs each part of the loss, as its mean since the last log."""
         prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
-        for name in [name for name in self.parts if name.startswith("eval_") == bool(prefix)]:
-            logs[name] = round(torch.stack(self.parts.pop(name)).mean().item(), 4)
+        for name in [name for name in self.loss_parts if name.startswith("eval_") == bool(prefix)]:
+            logs[name] = round(torch.stack(self.loss_parts.pop(name)).mean().item(), 4)
         super().log(logs, *args, **kwargs)
 
     def _get_train_sampler(self, *args) -> torch.utils.data.Sampler:
-        return torch.utils.data.SequentialSampler(self.train_dataset)  # shuffled by the dataset, every epoch anew
+        return torch.utils.data.SequentialSampler(self.train_dataset)  # the dataset shuffles its rows every epoch
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Matrices and filters decay; norms, biases, embeddings of positions and scales do not."""
+        """Weight decay is for matrices and filters, not for norms, biases, positional embeddings and scales."""
         return [n for n, p in model.named_parameters() if p.ndim >= 2 and "position" not in n]
 
 
 class AverageWeights(TrainerCallback):
-    """Takes the weights into the trainer's running average after every step."""
+    """Updates the trainer's moving average of the weights after every step."""
 
     def __init__(self, trainer: EmoCLIPTrainer):
         self.trainer = trainer
@@ -201,8 +206,8 @@ class AverageWeights(TrainerCallback):
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, mean recall, macro F1 and calibration error of the face, the voice and the pairs; `accuracy`, the mean
-    of the face's and the voice's, is what checkpoints are chosen by."""
+    """Accuracy, mean recall, macro F1 and calibration error for faces, voices and pairs. Checkpoints are chosen by
+    `accuracy`, the mean of those of faces and of voices."""
     fused, face, voice = (torch.as_tensor(x).float().softmax(-1).numpy() for x in prediction.predictions)
     face_labels, voice_labels, has_face, has_voice = prediction.label_ids
     sources = (
@@ -217,5 +222,5 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         for metric, value in emotion_metrics(probs[rows], labels[rows]).items()
         if metric != "expected_if_calibrated"
     }
-    alone = [metrics[f"{name}_accuracy"] for name in ("face", "voice") if f"{name}_accuracy" in metrics]
+    alone = [metrics[f"{name}_accuracy"] for name in HEADS if f"{name}_accuracy" in metrics]
     return metrics | {"accuracy": sum(alone) / len(alone)}
