@@ -1,11 +1,14 @@
 """The demo's server: what its endpoints answer, over MCP too, that bad input costs it nothing, that many visitors wait
-without an error, that uploads do not stay, and what the page says."""
+without an error, and that uploads do not stay."""
 
 import ast
 import asyncio
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,13 +18,13 @@ import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from helpers import ASTRONAUT, LABELS, READING, ROOT, assert_close, broken_photos, broken_recordings
+from loopback_hub import LoopbackHub
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from PIL import Image
 
-import demo.about
-import demo.uploads
-import demo.views
+import demo.photo
+from demo.page import THEME
+from demo.uploads import PHOTOS, RECORDINGS, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,19 @@ def test_about_gives_the_checkpoints_own_figures(client, checkpoint):
         )
 
 
+def test_about_gives_the_figures_of_the_revision_that_is_asked_for(checkpoint, tmp_path):
+    files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
+    hub = LoopbackHub()
+    older = hub.add("models", "me/emoclip", {**files, "results.json": b'{"face": {"n": 8, "accuracy": 0.25}}'})
+    hub.add("models", "me/emoclip", {"results.json": b'{"face": {"n": 8, "accuracy": 0.5}}'})
+    environment = os.environ | hub.environment(tmp_path) | {"EMOCLIP_MODEL": f"me/emoclip@{older}"}
+    command = [sys.executable, "-c", "import app; print(app.RESULTS)"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    hub.close()
+    assert done.returncode == 0, done.stderr[-5_000:]
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == {"face": {"n": 8, "accuracy": 0.25}}
+
+
 def test_live_says_how_busy_it_is(client):
     busy = client.predict(api_name="/live")
     assert busy == {"socket": "/live", "places": 4, "streaming": 0, "waiting": 0, "turn_seconds": 120.0}
@@ -197,11 +213,11 @@ def test_nothing_is_sent_out_and_uploads_are_limited(app):
     assert not app.demo.analytics_enabled
     assert not app.demo.share
     assert app.demo.max_file_size == 256 * 1024**2
-    assert app.THEME._stylesheets == []
+    assert THEME._stylesheets == []
 
 
 def test_uploads_are_deleted_within_minutes(app, monkeypatch):
-    assert app.demo.delete_cache == (demo.uploads.UPLOADS_CHECKED_SECONDS, demo.uploads.UPLOADS_KEPT_SECONDS)
+    assert app.demo.delete_cache == (UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS)
     assert sum(app.demo.delete_cache) <= 600
 
 
@@ -211,7 +227,7 @@ def test_an_upload_is_gone_after_its_time(app, checkpoint, tmp_path, monkeypatch
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with gr.Blocks(analytics_enabled=False, delete_cache=(1, 1)) as short_lived:
-        gr.api(app.analyze, api_name="analyze")
+        gr.api(demo.photo.analyze_endpoint(app.pipe.recognizer), api_name="analyze")
     _, url, _ = short_lived.launch(prevent_thread_lock=True, quiet=True)
     try:
         assert analyze(Client(url, verbose=False), ASTRONAUT)["face"]
@@ -225,7 +241,7 @@ def test_an_upload_is_gone_after_its_time(app, checkpoint, tmp_path, monkeypatch
 
 def test_the_examples_outlast_the_visitors_files(app):
     copies = {Path(path) for files in app.demo.temp_file_sets for path in files}
-    examples = {Path(file).name for file in (*app.PHOTOS.values(), *app.RECORDINGS.values())}
+    examples = {Path(file).name for file in (*PHOTOS.values(), *RECORDINGS.values())}
     copies = {path for path in copies if path.name in examples and path.exists()}
     assert {path.name for path in copies} == examples
     delete_files_created_by_app(app.demo, age=None)
@@ -236,61 +252,8 @@ def uploads(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-# --- What the page says
-
-
-def test_conflict_is_worded_only_by_the_rule(app):
-    def result(face: str, voice: str, agreement: float):
-        result = app.pipe(image=ASTRONAUT, audio=READING)
-        result.face.label, result.voice.label, result.agreement = face, voice, agreement
-        return result
-
-    assert "Looks happy, sounds sad" in demo.views.verdict(result("happy", "sad", -0.4))
-    assert "Looks happy, sounds sad" not in demo.views.verdict(result("happy", "sad", 0.4))
-    assert "Looks and sounds happy" in demo.views.verdict(result("happy", "happy", 0.4))
-
-
-def test_several_faces_stand_side_by_side(app, tmp_path):
-    photo = Image.open(ASTRONAUT)
-    both = Image.new("RGB", (2 * photo.width, photo.height))
-    both.paste(photo, (0, 0))
-    both.paste(photo, (photo.width, 0))
-    both.save(tmp_path / "both.jpg")
-    faces = len(app.pipe(image=tmp_path / "both.jpg").face.others) + 1
-    assert faces >= 2
-    assert app.answer(str(tmp_path / "both.jpg"), None)[0].count('<li style="--colour') == faces
-    assert '<ul class="faces"' not in app.answer(str(ASTRONAUT), None)[0]
-
-
-def test_the_spectrogram_marks_the_speech(app):
-    page = app.answer(None, str(READING))[0]
-    marks = page[page.index('class="speech"') : page.index('class="ticks"')].count("<i style")
-    assert marks == len(app.pipe(audio=READING).voice.segments) > 0
-    assert "spectrogram" not in app.answer(str(ASTRONAUT), None)[0]
-
-
-def test_words_outside_the_training_are_marked(app):
-    page = app.answer_words("joyful, zorbled", str(ASTRONAUT), None)
-    assert page.count("Not among the words it was trained on") == 1
-
-
-def test_charts_show_whatever_entries_there_are():
-    results = {"robust": {"noise_10_db": {"n": 100, "accuracy": 0.5}}, "face": {"n": 4, "fast_accuracy": 0.25}}
-    names = [figure["name"] for figure in demo.about.figures(results)]
-    assert names == ["robust · noise 10 db", "face · fast"]
-    assert all(name in demo.about.charts(results, {"face": 7, "voice": 6}) for name in names)
-    assert demo.about.figures({}) == [] and demo.about.charts({}, {"face": 7, "voice": 6}) == ""
-
-
-def test_it_is_asked_why_only_of_an_answer_and_of_what_was_answered(app):
-    page, ask, reasons, answered = app.answer(None, str(READING))
-    assert ask["visible"] and reasons == "" and answered == (None, str(READING))
-    assert app.answer(None, None)[1]["visible"] is False
-    assert "spoke for" in app.why(answered) and "in the face" not in app.why(answered)
-
-
-def test_the_readmes_client_prints_what_it_says(server, monkeypatch, capsys):
-    page = (ROOT / "README.md").read_text()
+def test_the_documented_client_prints_what_it_says(server, monkeypatch, capsys):
+    page = (ROOT / "docs" / "demo-and-api.md").read_text()
     code, printed = re.search(r"```python\n(from gradio_client.*?)```\n\n```text\n(.*?)```", page, re.DOTALL).groups()
     monkeypatch.chdir(ROOT)
     exec(code.replace("http://127.0.0.1:7860", server), {})
@@ -309,23 +272,8 @@ def test_words_may_come_as_one_string(client):
     assert [word["word"] for word in result["words"]] == ["relieved", "furious"]
 
 
-def test_what_is_said_of_a_file_is_escaped(app):
-    assert "<script>" not in demo.views.words_answer(app.closeness(["<script>"], str(ASTRONAUT), None), "")
-    assert "<script>" not in demo.views.messages(["<script>alert(1)</script>"])
-
-
-def test_every_emotion_has_a_colour_and_a_face(app):
-    assert (
-        set(demo.views.COLOURS)
-        == set(demo.views.GLYPHS)
-        == set(LABELS)
-        == set(app.pipe.model.config.id2label.values())
-    )
-    assert len(set(demo.views.COLOURS.values())) == len(LABELS)
-
-
 def test_examples_are_small_and_credited(app):
     credits = (Path(app.__file__).parent / "examples" / "README.md").read_text()
-    files = [Path(file) for file in (*app.PHOTOS.values(), *app.RECORDINGS.values())]
+    files = [Path(file) for file in (*PHOTOS.values(), *RECORDINGS.values())]
     assert all(f"`{file.name}`" in credits for file in files)
     assert sum(file.stat().st_size for file in files) < 600_000
