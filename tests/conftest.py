@@ -6,8 +6,19 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
+# Models as small as the tests' lose by sharing a step among threads, and pytest's workers share the processors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from helpers import ASTRONAUT, CHROMIUM, DESKTOP, READING, ROOT, SWITCHES, open_tab, playing  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remote_code_of_its_own(tmp_path_factory):
+    """Where transformers copies a checkpoint's code: two workers that write the same files would trip over each other,
+    and what an older run left there would be taken for the checkpoint's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -129,10 +129,9 @@ def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
 
 
 def tiny_parts(**fields) -> tuple["EmoCLIPForEmotionClassification", "EmoCLIPProcessor"]:
-    from data_emoclip import TEMPLATES, fill_templates, split_words
     from modeling_emoclip import EmoCLIPForEmotionClassification
     from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
-    from train_hf import train_tokenizer
+    from training.prompts import TEMPLATES, fill_templates, split_words, train_tokenizer
 
     torch.manual_seed(0)
     words, _ = split_words()
