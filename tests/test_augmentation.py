@@ -1,0 +1,131 @@
+"""Augmentation of faces and voices, and mixup."""
+
+import numpy as np
+import torch
+import torchaudio
+from helpers import face
+from torchaudio.functional import mask_along_axis_iid
+from transformers import set_seed
+
+from configuration_emoclip import LABELS
+from processing_emoclip import EmoCLIPFeatureExtractor
+from training.augmentation import augment_faces, mix, rectangles
+
+
+def test_augmented_faces_keep_shape_and_range_and_differ_from_call_to_call():
+    faces = torch.tensor(np.stack([face(label, i) for label in LABELS for i in range(4)]))
+    set_seed(0)
+    first, second = augment_faces(faces, 64), augment_faces(faces, 64)
+    assert first.shape == (28, 1, 64, 64) and first.dtype == torch.float32
+    assert first.min() >= 0 and first.max() <= 1
+    assert (first != second).flatten(1).any(1).all()
+    set_seed(0)
+    assert torch.equal(augment_faces(faces, 64), first)
+
+
+def test_augmented_faces_still_show_the_face():
+    faces = torch.tensor(np.stack([face("angry", i) for i in range(64)]))  # wide stripes from top to bottom
+    set_seed(0)
+    averages = augment_faces(faces, 48).mean((0, 1, 3)) * 255
+    assert np.corrcoef(averages.numpy(), face("angry").mean(1))[0, 1] > 0.9
+
+
+def test_about_half_of_the_faces_are_flipped():
+    bright_left = torch.zeros(400, 48, 48, dtype=torch.uint8)
+    bright_left[:, :, :24] = 200
+    set_seed(0)
+    images = augment_faces(bright_left, 48)[:, 0]
+    flipped = images[:, :, 34:].mean((1, 2)) > images[:, :, :14].mean((1, 2))
+    assert 0.4 < flipped.float().mean() < 0.6
+
+
+def test_every_third_face_has_a_grey_rectangle():
+    set_seed(0)
+    noise = torch.randint(0, 256, (300, 48, 48), dtype=torch.uint8)
+    images = augment_faces(noise, 48)[:, 0]
+    level = images.flatten(1).mode().values[:, None, None]
+    erased = (images == level).float().mean((1, 2))  # in noise, no value is frequent but the rectangle's
+    inside = (level.flatten() > 0.2) & (level.flatten() < 0.8)
+    assert 0.2 < ((erased > 0.02) & inside).float().mean() < 0.47
+    assert erased[inside].max() < 0.25
+
+
+EXTRACTOR = EmoCLIPFeatureExtractor()
+
+
+def augment_voices(mels: torch.Tensor) -> torch.Tensor:
+    """As the extractor does, but back in 0..1."""
+    return EXTRACTOR.augment(mels) * EXTRACTOR.std + EXTRACTOR.mean
+
+
+def test_augmented_voices_keep_shape_and_range_and_differ_from_call_to_call():
+    set_seed(0)
+    mels = torch.randint(1, 256, (16, 128, 188), dtype=torch.uint8)
+    first, second = augment_voices(mels), augment_voices(mels)
+    assert first.shape == (16, 1, 128, 188) and first.min() >= -1e-6 and first.max() < 1
+    assert (first != second).flatten(1).any(1).all()
+    set_seed(0)
+    mels = torch.randint(1, 256, (16, 128, 188), dtype=torch.uint8)
+    assert torch.equal(augment_voices(mels), first)
+
+
+def test_rectangles_are_as_large_as_said_and_lie_anywhere():
+    set_seed(0)
+    masks = rectangles(500, 40, 60, torch.device("cpu"), (0.1, 0.4), (0.5, 0.5))
+    heights, widths = masks.any(2).sum(1), masks.any(1).sum(1)
+    assert (masks.sum((1, 2)) == heights * widths).all()  # rectangles, and one each
+    assert heights.min() >= 3 and heights.max() <= 17 and heights.float().std() > 2
+    assert ((widths - 30).abs() <= 1).all()
+    assert masks.any(0).float().mean() > 0.9
+    bands = rectangles(500, 40, 60, torch.device("cpu"), (0.0, 0.2), (1.0, 1.0))
+    assert torch.equal(bands.any(2), bands.all(2))  # the whole width
+
+
+def test_stretches_of_frequency_and_of_time_are_masked(monkeypatch):
+    """Each of the four masks does its work: one stretch of either kind less would show."""
+    drawn_masks = []
+
+    def record(images, mask_param, mask_value, axis):
+        kept = mask_along_axis_iid(torch.ones_like(images), mask_param, 0.0, axis)
+        drawn_masks.append(kept[:, 0] == 0)
+        return images.masked_fill(kept == 0, mask_value)
+
+    monkeypatch.setattr(torchaudio.functional, "mask_along_axis_iid", record)
+    set_seed(0)
+    images = augment_voices(torch.full((64, 128, 188), 200, dtype=torch.uint8))[:, 0]
+    assert len(drawn_masks) == 4
+    bands = [mask for mask in drawn_masks if torch.equal(mask.any(2), mask.all(2))]
+    times = [mask for mask in drawn_masks if torch.equal(mask.any(1), mask.all(1))]
+    assert len(bands) == 2 and len(times) == 2
+    for mask in drawn_masks:
+        assert mask.any() and (images[mask].abs() < 1e-6).all()
+    masked = torch.stack(drawn_masks).any(0)
+    centre = torch.zeros_like(masked)
+    centre[:, 30:100, 60:120] = True  # far from the edges, which shifting may bring in
+    assert (images[centre & ~masked] > 0.7).all()
+
+
+def test_mixup_mixes_input_and_target_alike_and_only_with_those_that_are_there():
+    torch.manual_seed(0)
+    values, mask = torch.arange(1.0, 9.0)[:, None].repeat(1, 3), torch.arange(8) % 4 != 3
+    values[~mask] = 0
+    targets = torch.eye(8)
+    mixed, mixed_targets = mix(values, targets, mask, alpha=0.5)
+    assert torch.allclose(mixed, mixed_targets @ values)  # whoever the partner and whatever its part
+    assert torch.allclose(mixed_targets.sum(-1), torch.ones(8))
+    assert (mixed_targets.diagonal() >= 0.5).all() and (mixed_targets.diagonal() < 1).any()
+    assert torch.equal(mixed[~mask], values[~mask])
+    assert not mixed_targets[mask][:, ~mask].any()
+    assert torch.equal(values, torch.arange(1.0, 9.0)[:, None].repeat(1, 3) * mask[:, None])  # the originals stay
+
+
+def test_the_start_and_the_length_of_a_voice_are_moved():
+    mels = torch.zeros(200, 128, 188, dtype=torch.uint8)
+    mels[:, 20:108, 60:100] = 250
+    set_seed(0)
+    loud = augment_voices(mels)[:, 0].amax(1) > 0.5
+    spans = [(row.nonzero().min().item(), row.nonzero().max().item()) for row in loud if row.any()]
+    starts, lengths = np.array([a for a, _ in spans]), np.array([b - a + 1 for a, b in spans])
+    assert len(spans) > 190
+    assert starts.std() > 10 and starts.min() < 45 and starts.max() > 75
+    assert 18 <= np.percentile(lengths, 5) < 36 and 44 < np.percentile(lengths, 95) <= 52

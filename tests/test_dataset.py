@@ -1,0 +1,197 @@
+"""Rows and batches: pairs of faces and voices, votes, prompts."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Value
+
+from configuration_emoclip import LABELS
+from processing_emoclip import EmoCLIPFeatureExtractor
+from training.dataset import FaceVoiceDataset
+from training.labels import vote_targets, votes_for
+from training.prompts import TEMPLATES, WORDS, fill_templates, split_words, tokenize_prompts, train_tokenizer
+
+
+def corpus_of(counts: dict[int, int], column: str, size: int) -> Dataset:
+    """Rows of which each holds its own number in every byte, from 1; `counts` says how many of each label."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    features = Features({column: Value("binary"), "label": Value("int64")})
+    rows = [bytes([i + 1]) * size for i in range(len(labels))]
+    return Dataset.from_dict({column: rows, "label": labels}, features=features)
+
+
+#: Voices of 4 bands x 6 frames.
+EXTRACTOR = EmoCLIPFeatureExtractor(n_mels=4, chunk_length_s=0.08)
+FACE_COUNTS = {0: 20, 1: 3, 2: 15, 3: 30, 4: 20, 5: 15, 6: 20}
+VOICE_COUNTS = dict.fromkeys(range(6), 8)
+
+
+def pairs(voices_per_epoch: int | None = None, seed: int = 0, prompts=None, **counts) -> FaceVoiceDataset:
+    faces = corpus_of(counts.get("faces", FACE_COUNTS), "pixels", 48 * 48)
+    voices = corpus_of(counts.get("voices", VOICE_COUNTS), "voice", 4 * 6)
+    return FaceVoiceDataset(faces, voices, EXTRACTOR, prompts, voices_per_epoch, seed)
+
+
+def drawn(dataset: FaceVoiceDataset) -> list[tuple[int, int]]:
+    """(face, voice) of every row by the numbers in their bytes; 0 where the row has none."""
+    batch = dataset.__getitems__(range(len(dataset)))
+    return list(zip(batch["faces"][:, 0, 0].tolist(), batch["voices"][:, 0, 0].tolist()))
+
+
+def test_a_pair_is_a_face_and_a_voice_of_one_label():
+    dataset = pairs(96)
+    batch = dataset.__getitems__(range(len(dataset)))
+    assert torch.equal(batch["face_labels"], batch["voice_labels"])
+    both = batch["face_mask"] & batch["voice_mask"]
+    assert both.sum() > 50
+    for (face_number, voice_number), label in zip(drawn(dataset), batch["face_labels"].tolist()):
+        if face_number:
+            assert dataset.face_labels[face_number - 1] == label
+        if voice_number:
+            assert dataset.voice_labels[voice_number - 1] == label
+
+
+def test_every_face_stands_in_one_row_and_every_voice_in_as_many_as_any_other():
+    for per_epoch, times in ((None, 1), (48, 1), (96, 2), (144, 3)):
+        rows = drawn(pairs(per_epoch))
+        faces = Counter(face_number for face_number, _ in rows if face_number)
+        voices = Counter(voice_number for _, voice_number in rows if voice_number)
+        assert faces == dict.fromkeys(range(1, 124), 1)
+        assert voices == dict.fromkeys(range(1, 49), times)
+        assert (0, 0) not in rows
+
+
+def test_voices_per_epoch_is_the_number_of_rows_that_carry_one():
+    for per_epoch in (24, 60, 96):
+        voices = Counter(voice for _, voice in drawn(pairs(per_epoch)) if voice)
+        assert sum(voices.values()) == per_epoch
+        assert max(voices.values()) - min(voices.get(i, 0) for i in range(1, 49)) <= 1
+
+
+def test_voices_of_a_label_with_too_few_faces_stand_alone():
+    dataset = pairs(48)  # 3 faces of disgust, 8 voices
+    batch = dataset.__getitems__(range(len(dataset)))
+    disgust = batch["face_labels"] == 1
+    assert (disgust & batch["face_mask"] & batch["voice_mask"]).sum() == 3
+    assert (disgust & ~batch["face_mask"] & batch["voice_mask"]).sum() == 5
+    assert len(dataset) == 123 + 5
+    surprise = batch["face_labels"] == 6
+    assert surprise.sum() == 20 and not batch["voice_mask"][surprise].any()
+
+
+def test_pairs_are_drawn_anew_every_epoch_and_again_the_same_from_the_seed():
+    dataset = pairs(96)
+    first, length = drawn(dataset), len(dataset)
+    dataset.set_epoch(1)
+    second = drawn(dataset)
+    assert len(dataset) == length
+    assert len(set(first) & set(second)) < length / 2 and sorted(first) != sorted(second)
+    dataset.set_epoch(0)
+    assert drawn(dataset) == first
+    other = pairs(96)
+    torch.manual_seed(123)  # nobody else's draws matter
+    other.set_epoch(1)
+    assert drawn(other) == second
+    assert drawn(pairs(96, seed=1)) != first
+
+
+def test_batches_are_of_even_make_up():
+    dataset = pairs(48)
+    batch = dataset.__getitems__(range(len(dataset)))
+    for mask in (batch["face_mask"], batch["voice_mask"], batch["face_mask"] & batch["voice_mask"]):
+        counts = [part.sum().item() for part in mask.split(32)]
+        assert max(counts) - min(counts) <= 3, counts
+    assert len(set(batch["face_labels"][:32].tolist())) >= 5  # and shuffled within
+
+
+def test_an_absent_face_or_voice_is_zeros_under_a_mask():
+    dataset = pairs(48)
+    batch = dataset.__getitems__(range(len(dataset)))
+    for name, values in (("face", batch["faces"]), ("voice", batch["voices"])):
+        mask = batch[f"{name}_mask"]
+        assert mask.dtype == torch.bool and values.dtype == torch.uint8
+        assert not mask.all() and not values[~mask].any() and values[mask].flatten(1).any(1).all()
+    assert batch["faces"].shape[1:] == (48, 48) and batch["voices"].shape[1:] == (4, 6)
+    one = dataset[3]
+    assert all(torch.equal(value, batch[name][3]) for name, value in one.items())
+
+
+def test_faces_or_voices_may_be_missing_altogether():
+    faces, voices = corpus_of(FACE_COUNTS, "pixels", 48 * 48), corpus_of(VOICE_COUNTS, "voice", 24)
+    only_faces = FaceVoiceDataset(faces, None, EXTRACTOR)
+    assert len(only_faces) == 123 and not only_faces.__getitems__(range(123))["voice_mask"].any()
+    only_voices = FaceVoiceDataset(None, voices, EXTRACTOR)
+    assert len(only_voices) == 48 and only_voices.__getitems__(range(48))["voice_mask"].all()
+
+
+def voted(column: str, votes: list[list[int]], **more) -> Dataset:
+    return Dataset.from_dict({column: votes, **more})
+
+
+def test_ferplus_votes_are_shares_of_all_who_were_asked_in_the_projects_order():
+    #        neutral happy surprise sad angry disgust fear contempt unknown NF
+    votes = [[1, 6, 0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0, 10], [10, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+    shares = votes_for(voted("ferplus_votes", votes, row_exact=[True, True, False]))
+    first = dict(zip(LABELS, shares[0].tolist()))
+    assert first == pytest.approx({**dict.fromkeys(LABELS, 0), "neutral": 0.1, "happy": 0.6, "fear": 0.1})
+    assert not shares[1].any()  # everybody saw something else
+    assert not shares[2].any()  # perhaps another image's votes
+
+
+def test_what_was_voted_on_becomes_a_distribution_and_the_rest_keeps_its_label():
+    voices = voted("voice_votes", [[1, 0, 0, 3, 0, 0], [0, 0, 0, 0, 0, 0]])
+    targets = vote_targets(voices, torch.tensor([0, 5]))
+    assert targets[0].tolist() == pytest.approx([0.25, 0, 0, 0.75, 0, 0, 0])
+    assert targets[1].tolist() == [0, 0, 0, 0, 0, 1, 0]
+    assert torch.equal(vote_targets(voted("label", [3]), torch.tensor([3])), torch.eye(7)[[3]])
+    assert votes_for(voted("label", [3])) is None and votes_for(None) is None
+
+
+def test_a_batch_holds_the_votes_of_its_own_rows():
+    faces = corpus_of(FACE_COUNTS, "pixels", 48 * 48)
+    generator = np.random.default_rng(0)
+    votes = generator.integers(0, 5, (len(faces), 10)).tolist()
+    faces = faces.add_column("ferplus_votes", votes)
+    dataset = FaceVoiceDataset(faces, corpus_of(VOICE_COUNTS, "voice", 24), EXTRACTOR)
+    batch = dataset.__getitems__(range(len(dataset)))
+    every = vote_targets(faces, torch.tensor(faces["label"]))
+    present = batch["face_mask"]
+    numbers = batch["faces"][present][:, 0, 0].long() - 1
+    assert torch.equal(batch["face_votes"][present], every[numbers])
+    assert not batch["face_votes"][~present].any()
+
+
+# --- Words
+
+
+def test_thirty_words_an_emotion_a_fifth_of_them_held_out():
+    assert set(WORDS) == set(LABELS) and len(TEMPLATES) == len(set(TEMPLATES)) == 10
+    assert all(template.count("{}") == 1 for template in TEMPLATES)
+    trained, held_out = split_words()
+    every = [word for words in WORDS.values() for word in words]
+    assert len(every) == len(set(every)), "a word of two emotions"
+    for label in LABELS:
+        assert len(WORDS[label]) >= 30
+        assert len(held_out[label]) == len(WORDS[label]) // 5
+        assert not set(trained[label]) & set(held_out[label])
+        assert set(trained[label]) | set(held_out[label]) == set(WORDS[label])
+        assert all(word == word.strip() and word for word in WORDS[label])
+    assert fill_templates(["glad"], ["so {}", "{}"]) == ["so glad", "glad"]
+
+
+def test_each_row_has_a_prompt_that_speaks_of_its_emotion_and_no_other_row_length():
+    trained, _ = split_words()
+    sentences = {label: set(fill_templates(trained[label])) for label in LABELS}
+    tokenizer = train_tokenizer([s for group in sentences.values() for s in group], 1024, 32)
+    prompts = tokenize_prompts(tokenizer, trained)
+    assert [len(p) for p in prompts] == [10 * len(trained[label]) for label in LABELS]
+    assert all(p.shape[1] == prompts[0].shape[1] <= 32 for p in prompts)
+    dataset = pairs(48, prompts=prompts)
+    batch = dataset.__getitems__(range(len(dataset)))
+    texts = [text.strip() for text in tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)]
+    assert all(text in sentences[LABELS[i]] for text, i in zip(texts, batch["face_labels"].tolist()))
+    dataset.set_epoch(1)
+    assert len(set(texts)) > 90
+    assert not torch.equal(dataset.__getitems__(range(len(dataset)))["input_ids"], batch["input_ids"])
