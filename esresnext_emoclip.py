@@ -25,7 +25,9 @@ except ImportError:
 def blackman_harris_window(length: int) -> torch.Tensor:
     """The periodic Blackman-Harris window of four terms (Harris, 1978), (length,) float32."""
     terms = (0.35875, 0.48829, 0.14128, 0.01168)
-    return torch.signal.windows.general_cosine(length, a=terms, sym=False, dtype=torch.float64).float()
+    # The device is named because transformers builds models on the meta device, and torch.linspace on the CPU there.
+    window = torch.signal.windows.general_cosine(length, a=terms, sym=False, dtype=torch.float64, device="cpu")
+    return window.float()
 
 
 class FrequencyBSplineTransform(nn.Module):
@@ -48,7 +50,7 @@ class FrequencyBSplineTransform(nn.Module):
         self.m = nn.Parameter(torch.ones(num_filters))
         self.fb = nn.Parameter(torch.ones(num_filters))
         self.fc = nn.Parameter(torch.arange(num_filters, dtype=torch.float32))
-        self.register_buffer("window", blackman_harris_window(config.win_length))
+        self.register_buffer("window", blackman_harris_window(config.win_length).to(self.m.device))
         self._cached: tuple[list[torch.Tensor], torch.Tensor] | None = None
 
     def _apply(self, fn, recurse: bool = True):
