@@ -1,7 +1,9 @@
 """The processor: the mel recipe on any recording, pictures of any kind, text, and saving."""
 
+import copy
 import math
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from PIL import Image
 
-from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+from configuration_emoclip import EmoCLIPConfig
+from processing_emoclip import (
+    VOICE_EXTRACTORS,
+    EmoCLIPFeatureExtractor,
+    EmoCLIPImageProcessor,
+    EmoCLIPProcessor,
+    EmoCLIPWaveformExtractor,
+)
 from training.prompts import train_tokenizer
 
 RATE = 16_000
@@ -217,6 +227,105 @@ def test_no_recording_in_the_list_is_refused(extractor):
         extractor([], sampling_rate=RATE)
 
 
+def test_the_transform_is_made_once_and_saved_nowhere(extractor, monkeypatch):
+    made = []
+    transform = torchaudio.transforms.MelSpectrogram
+    monkeypatch.setattr(torchaudio.transforms, "MelSpectrogram", lambda *a, **k: made.append(a) or transform(*a, **k))
+    other = EmoCLIPFeatureExtractor(hop_length=250)  # no other test's recipe
+    before = other.to_json_string()
+    images = [copied(chirp(), RATE)["input_features"] for copied in (other, other, copy.deepcopy(other))]
+    images.append(pickle.loads(pickle.dumps(other))(chirp(), RATE)["input_features"])
+    assert len(made) == 1 and all(torch.equal(image, images[0]) for image in images)
+    assert other.to_json_string() == before and images[0].shape[-1] == 1 + 3 * RATE // 250
+    other.hop_length = extractor.hop_length  # what is changed is followed
+    assert torch.equal(other(chirp(), RATE)["input_features"], extractor(chirp(), RATE)["input_features"])
+
+
+def test_a_spectrogram_made_in_inference_mode_does_not_spoil_those_of_training():
+    extractor = EmoCLIPFeatureExtractor(hop_length=251)
+    waveforms = torch.from_numpy(chirp(seconds=3.0))[None]
+    with torch.inference_mode():
+        expected = extractor.spectrogram(waveforms)
+    waveforms = waveforms.clone().requires_grad_()
+    image = extractor.spectrogram(waveforms)
+    image.sum().backward()
+    assert torch.equal(image, expected) and waveforms.grad.any()
+
+
+# --- The stored form
+
+
+def recordings() -> list[np.ndarray]:
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, RATE)).astype("f4")
+    return [chirp(seconds=1.0), chirp(seconds=3.5), noise]
+
+
+@pytest.mark.parametrize("kind", VOICE_EXTRACTORS.values())
+def test_a_stored_voice_gives_the_models_input_to_the_precision_of_its_numbers(kind):
+    extractor = kind()
+    stored = extractor.encode(recordings(), RATE)
+    assert stored.shape == (3, *extractor.stored_shape) and stored.dtype == extractor.stored_dtype
+    assert torch.equal(extractor.encode(recordings()[2], RATE), stored[2:])
+    decoded, (name,) = extractor.decode(stored), extractor.model_input_names
+    expected = extractor(recordings(), sampling_rate=RATE)[name][..., : decoded.shape[-1]]
+    assert (
+        extractor.input_name == name and decoded.dtype == torch.float32 and decoded.shape == (3, *expected.shape[1:])
+    )
+    half = 0.5 / 256 / extractor.std if name == "input_features" else 0.5
+    assert (decoded - expected).abs().max() < 1.01 * half
+    if name == "input_features":  # the middle of a level, neither its floor nor its ceiling
+        assert abs((decoded - expected)[expected > expected.min()].mean()) < half / 10
+    with pytest.raises(ValueError, match="sampling_rate"):
+        extractor.encode(chirp(), None)
+
+
+def test_a_stored_waveform_is_cut_padded_and_clipped():
+    extractor = EmoCLIPWaveformExtractor(sampling_rate=RATE)
+    loud = np.full(4 * RATE, 1.5, "f4")
+    stored = extractor.encode([loud, -loud, chirp(seconds=1.0)], RATE)
+    assert stored.shape == (3, 3 * RATE)
+    assert stored[0].unique().tolist() == [2**15 - 1] and stored[1].unique().tolist() == [-(2**15)]
+    assert not stored[2, RATE:].any()
+
+
+@pytest.mark.parametrize("kind", VOICE_EXTRACTORS.values())
+def test_augmented_voices_are_model_inputs_that_differ_from_call_to_call(kind):
+    extractor = kind()
+    stored = extractor.encode(recordings() * 4, RATE)
+    torch.manual_seed(0)
+    first, second = extractor.augment(stored), extractor.augment(stored)
+    decoded = extractor.decode(stored)
+    assert first.shape == decoded.shape and first.dtype == decoded.dtype and first.isfinite().all()
+    assert (first != second).flatten(1).any(1).all() and (first != decoded).flatten(1).any(1).all()
+    torch.manual_seed(0)
+    assert torch.equal(extractor.augment(stored), first)
+
+
+def test_augmented_mel_images_are_silent_where_nothing_was():
+    extractor = EmoCLIPFeatureExtractor()
+    stored = torch.full((200, 128, 188), 255, dtype=torch.uint8)
+    torch.manual_seed(0)
+    images = extractor.augment(stored) * extractor.std + extractor.mean
+    assert images.min().item() == pytest.approx(0, abs=1e-6) and images.max().item() == pytest.approx(255.5 / 256)
+    silent_bands, silent_frames = ((images[:, 0] < 1e-3).all(axis).sum(1) for axis in (2, 1))
+    assert silent_bands.max() <= 4 + 2 * 19 and silent_frames.max() > 188 / 5  # shifted, then two masks of 15 %
+
+
+def test_augmented_waveforms_are_shifted_louder_or_softer_and_noisy():
+    extractor = EmoCLIPWaveformExtractor(sampling_rate=RATE)
+    stored = torch.full((400, 3 * RATE), 1_000, dtype=torch.int16)
+    torch.manual_seed(0)
+    waveforms = extractor.augment(stored)[:, 0]
+    noisy = torch.tensor([len(row.unique()) > 2 for row in waveforms])  # the others are zeros and one level
+    assert 0.15 < noisy.float().mean() < 0.35
+    levels, silent = waveforms[~noisy].amax(1), (waveforms[~noisy] == 0).float().mean(1)
+    assert 1_000 * 10 ** (-6 / 20) <= levels.min() < 600 and 1_700 < levels.max() <= 1_000 * 10 ** (6 / 20)
+    assert 0.08 < silent.max() <= 0.1 and silent.min() < 0.01
+    noise = waveforms[noisy][:, 5_000:-5_000]  # within the shift
+    below = 20 * (noise.mean(1) / noise.std(1)).log10()  # decibels
+    assert 9 < below.min() < 15 and 35 < below.max() < 41
+
+
 # --- Pictures
 
 
@@ -292,6 +401,10 @@ def test_pixels_are_standardised_grey(images):
     values = pixel_values(images, colour)
     assert torch.equal(values[:, 0], values[:, 1]) and torch.equal(values[:, 0], values[:, 2])
     assert values.mean().item() == pytest.approx((0.587 * 200 / 255 - 0.5077) / 0.255, abs=0.02)
+
+
+def test_the_default_side_of_a_face_is_that_of_the_default_model(images):
+    assert images.side == EmoCLIPConfig().vision_config.image_size
 
 
 def test_training_and_inference_see_the_same_pixels(images):
