@@ -6,6 +6,7 @@ accept its arguments, and the test file that `RUN_BY` names runs the program to 
 """
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -115,6 +116,32 @@ def test_files_that_are_named_are_there(page):
 def test_every_page_can_be_reached_from_the_readme():
     linked = {(ROOT / path).name for path in re.findall(r"\]\((docs/[\w-]+\.md)", README.read_text())}
     assert linked == {page.name for page in PAGES[1:]}
+
+
+def imported(file: Path) -> set[str]:
+    """The first names of the modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def test_imports_go_the_way_that_the_page_says():
+    """Travelling modules in the order of docs/development.md, then hub, then the two folders, then the commands."""
+    row = re.search(r"^\| 1\. (.*)\(all", (ROOT / "docs" / "development.md").read_text(), re.MULTILINE)[1]
+    travelling = [f"{name}_emoclip" for name in re.findall(r"`(\w+)`", row)]
+    assert {file.stem for file in ROOT.glob("*_emoclip.py")} == set(travelling)
+    commands = {file.stem for file in ROOT.glob("*.py")} - {*travelling, "hub"} | {"experiments", "benchmarks"}
+    for rank, name in enumerate(travelling):
+        upwards = {*travelling[rank:], "hub", "training", "demo", *commands}
+        assert not imported(ROOT / f"{name}.py") & upwards, name
+    assert not imported(ROOT / "hub.py") & {"training", "demo", *commands}
+    for folder, other in (("training", "demo"), ("demo", "training")):
+        for file in (ROOT / folder).glob("*.py"):
+            assert not imported(file) & {other, *commands}, file.name
 
 
 # --- Figures
@@ -307,7 +334,7 @@ def test_commands_work(command, monkeypatch):
             assert re.search(rf"^{package}==", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
         case ["pytest"]:
             pass
-        case ["pytest", file, "-k", word]:
+        case ["pytest", file, "-k", word, "-n", "0"]:
             assert re.search(rf"def test_\w*{word}", (ROOT / file).read_text())
         case ["ruff", *_] | ["bash", ".ci/run"]:
             assert command == "bash .ci/run" or command in (ROOT / ".ci" / "run").read_text()
