@@ -1,11 +1,11 @@
-"""How fast a long video is watched, and in how much memory.
+"""How fast a long video is analysed, and in how much memory.
 
     python benchmarks/video_speed.py                       # 10 minutes of 720p at 30 frames a second
     python benchmarks/video_speed.py --minutes 2 --yunet FILE
 
 The video is made here, of the photos and the recording in examples/: a minute in which one person, two, and nobody are
-seen and one reads aloud, repeated. Reported are the analysis and the annotated video apart, as multiples of real time,
-and the resident memory as it goes and at its peak.
+seen and one reads aloud, repeated. Analysis and annotated video are timed apart, as multiples of real time; the
+resident memory is printed at every tenth of each, and at its peak.
 
 Measured with `--minutes 3` on two idle CPU cores, with YuNet: analysis 6.5 times real time, annotation 7.6, both 3.5;
 peak 1,076 MB. Ten minutes, with a smaller model and on cores that others kept busy (load 5), came to 1.8 times real
@@ -19,7 +19,9 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -30,14 +32,13 @@ from PIL import Image, ImageOps
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import hub  # noqa: E402
 from demo.annotate import annotate_video  # noqa: E402
-from modeling_emoclip import EmoCLIPForEmotionClassification  # noqa: E402
-from pipeline_emoclip import EmotionRecognitionPipeline  # noqa: E402
-from processing_emoclip import EmoCLIPProcessor  # noqa: E402
+from demo.emotions import COLOURS  # noqa: E402
 from video_emoclip import VideoReader, analyze_video  # noqa: E402
 
 WIDTH, HEIGHT, FRAME_RATE, SOUND_RATE = 1280, 720, 30, 16_000
-COLOURS = dict.fromkeys(("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"), "#56B4E9")
+T = TypeVar("T")
 
 
 def make_minute(path: str) -> None:
@@ -81,7 +82,7 @@ def make_minute(path: str) -> None:
 
 
 def make_video(path: str, minutes: int) -> None:
-    """That minute, its packets copied so many times."""
+    """That minute, so many times over, by copying its packets."""
     minute = f"{path}.minute.mp4"
     make_minute(minute)
     with av.open(path, "w") as out:
@@ -106,8 +107,9 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
-def run(name: str, steps, seconds: float):
-    """Run the steps to their end; the memory at every tenth, the time, and what they return."""
+def run(name: str, steps: Generator[float, None, T], seconds: float) -> tuple[float, T]:
+    """Run the steps of a video of so many seconds, print the time and the memory at every tenth, and give the seconds
+    that it took and what the steps return."""
     begun, busy, memory, tenth = time.perf_counter(), time.process_time(), [], 0
     try:
         while True:
@@ -134,17 +136,15 @@ def main() -> None:
         maker = multiprocessing.get_context("spawn").Process(target=make_video, args=(video, arguments.minutes))
         maker.start()
         maker.join()
-        pipe = EmotionRecognitionPipeline(
-            model=EmoCLIPForEmotionClassification.from_pretrained(arguments.model, dtype=torch.float32),
-            processor=EmoCLIPProcessor.from_pretrained(arguments.model),
-            face_detector=arguments.yunet,
-        )
+        pipe = hub.load_pipeline(arguments.model, face_detector=arguments.yunet)
+        recognizer = pipe.recognizer
+        # Whatever is built on first use, is so now.
         pipe(image=str(ROOT / "examples" / "astronaut.jpg"), audio=str(ROOT / "examples" / "reading-short.flac"))
         with VideoReader(video) as reader:
             seconds = reader.duration
         print(f"{seconds:.0f} s of {WIDTH} x {HEIGHT}, {os.path.getsize(video) / 2**20:.0f} MB; faces by ", end="")
-        print(f"{pipe.face_detector.name}; {torch.get_num_threads()} threads")
-        analysis, result = run("analysis", analyze_video(pipe, video), seconds)
+        print(f"{recognizer.face_detector.name}; {torch.get_num_threads()} threads")
+        analysis, result = run("analysis", analyze_video(recognizer, video), seconds)
         drawing, _ = run("annotation", annotate_video(video, result, f"{folder}/annotated.mp4", COLOURS), seconds)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         total = seconds / (analysis + drawing)

@@ -9,6 +9,7 @@ from gradio_client import Client, handle_file
 from helpers import ASTRONAUT, LABELS, READING, assert_close, one_person, write_video
 
 import demo.video
+from demo.timeline import areas, in_words
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_it_is_typed_and_described(client):
 
 def test_the_annotated_video_is_deleted_once_it_is_handed_over_or_given_up(app, clip, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    steps = demo.video._watch(app.pipe, str(clip))
+    steps = demo.video.watch(app.pipe.recognizer, str(clip))
     for above, player, _ in steps:
         if isinstance(player, dict) and player.get("visible"):
             assert Path(player["value"]).is_file() and "progressbar" not in above
@@ -55,7 +56,7 @@ def test_the_annotated_video_is_deleted_once_it_is_handed_over_or_given_up(app, 
     assert list(tmp_path.rglob("*.mp4"))
     assert next(steps, None) is None  # Gradio has its copy by now
     assert list(tmp_path.iterdir()) == []
-    steps = demo.video._watch(app.pipe, str(clip))
+    steps = demo.video.watch(app.pipe.recognizer, str(clip))
     while not list(tmp_path.rglob("*.mp4")):
         next(steps)
     steps.close()  # cancelled while it is drawn
@@ -69,7 +70,7 @@ def test_upload_and_annotated_video_are_gone_after_their_time(app, clip, tmp_pat
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
 
     def watch(path: str):
-        for _, player, _ in demo.video._watch(app.pipe, path):
+        for _, player, _ in demo.video.watch(app.pipe.recognizer, path):
             if player.get("visible"):
                 yield player["value"]
 
@@ -95,12 +96,12 @@ def test_an_upload_that_is_deleted_meanwhile_is_watched_to_its_end(app, clip, tm
     """Minutes in a queue and minutes of work may be more than an upload is kept."""
     upload = tmp_path / "upload.mp4"
     upload.write_bytes(clip.read_bytes())
-    steps = demo.video._watch(app.pipe, str(upload))
+    steps = demo.video.watch(app.pipe.recognizer, str(upload))
     next(steps)
     upload.unlink()
     *_, (above, player, below) = steps
     assert player["visible"] and "strip" in below
-    *_, (above, player, below) = demo.video._watch(app.pipe, str(upload))
+    *_, (above, player, below) = demo.video.watch(app.pipe.recognizer, str(upload))
     assert "wait" in above and not player["visible"]
 
 
@@ -108,7 +109,7 @@ def test_an_upload_that_is_deleted_meanwhile_is_watched_to_its_end(app, clip, tm
 
 
 def test_the_time_left_is_told_in_words():
-    assert [demo.video._duration(seconds) for seconds in (0.2, 42, 89, 130)] == [
+    assert [demo.video.duration(seconds) for seconds in (0.2, 42, 89, 130)] == [
         "about 1 s", "about 42 s", "about 89 s", "about 2 min",
     ]  # fmt: skip
 
@@ -117,7 +118,6 @@ def test_gaps_of_the_timeline_stay_gaps(app, clip):
     result = app.pipe(video=clip)
     for point in result.timeline[3:6]:
         point.face = None
-    areas = demo.video._areas(result, "face")
-    assert areas.count("<polygon") == 2 * len(LABELS)
-    assert demo.video._areas(result, "fused").count("<polygon") == len(LABELS)
-    assert "nothing from 0.6 s" in demo.video._in_words(result, "face")
+    assert areas([point.face for point in result.timeline]).count("<polygon") == 2 * len(LABELS)
+    assert areas([point.fused for point in result.timeline]).count("<polygon") == len(LABELS)
+    assert "nothing from 0.6 s" in in_words([(point.time, point.face) for point in result.timeline])

@@ -92,13 +92,13 @@ def test_an_uploaded_video_from_progress_to_downloads(open_video, clip, tmp_path
 
 def test_a_moment_of_conflict_is_a_button_that_plays_it(open_video, clip, monkeypatch):
     """The clip's own conflicts depend on the weights: one is put in."""
-    below = demo.video._below
+    below = demo.video.below_view
 
     def with_conflict(result):
         result.moments = [ConflictMoment(1.0, 2.4, "happy", "sad", -0.5)]
         return below(result)
 
-    monkeypatch.setattr(demo.video, "_below", with_conflict)
+    monkeypatch.setattr(demo.video, "below_view", with_conflict)
     page = open_video()
     add(page, clip)
     analyze(page)

@@ -18,7 +18,8 @@ from starlette.applications import Starlette
 from websockets.sync.client import connect
 
 import demo.live
-from demo.live import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, Line, Live, LiveSession
+from demo.live import Line, Live
+from demo.live_session import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, LiveSession
 from media_emoclip import load_audio
 
 RATE = 16_000
@@ -47,7 +48,7 @@ def speech() -> np.ndarray:
 
 @pytest.fixture
 def session(app) -> LiveSession:
-    return LiveSession(app.pipe)
+    return LiveSession(app.pipe.recognizer)
 
 
 def say(session: LiveSession, samples: np.ndarray, start: float = 0.0) -> float:
@@ -55,9 +56,9 @@ def say(session: LiveSession, samples: np.ndarray, start: float = 0.0) -> float:
     for i in range(0, len(samples), RATE // 4):
         piece = samples[i : i + RATE // 4]
         start += len(piece) / RATE
-        session.hear(piece, start)
-        if session.voice_due:
-            session.listen()
+        session.add_audio(piece, start)
+        if session.window_due:
+            session.score_window()
     return start
 
 
@@ -65,7 +66,7 @@ def say(session: LiveSession, samples: np.ndarray, start: float = 0.0) -> float:
 
 
 def test_a_face_is_boxed_and_named(session, face):
-    session.see(face, 0.0)
+    session.add_frame(face, 0.0)
     answer = session.answer()
     seen = answer["result"]["face"]
     x, y, width, height = seen["box"]
@@ -78,10 +79,10 @@ def test_a_face_is_boxed_and_named(session, face):
 
 
 def test_a_face_that_a_detector_misses_once_stays_and_one_that_left_goes(session, face, wall):
-    session.see(face, 0.0)
-    session.see(wall, FACE_KEPT_SECONDS / 2)
+    session.add_frame(face, 0.0)
+    session.add_frame(wall, FACE_KEPT_SECONDS / 2)
     assert session.answer()["result"]["face"]
-    session.see(wall, FACE_KEPT_SECONDS + 0.1)
+    session.add_frame(wall, FACE_KEPT_SECONDS + 0.1)
     answer = session.answer()
     assert answer["result"]["face"] is None and answer["result"]["fused"] is None
     assert "no face in the picture" in answer["result"]["messages"][0]
@@ -90,11 +91,11 @@ def test_a_face_that_a_detector_misses_once_stays_and_one_that_left_goes(session
 @pytest.mark.parametrize("frames", [1, 4, 20])
 def test_what_was_seen_halves_in_its_half_life_at_any_frame_rate(session, face, monkeypatch, frames):
     sure = torch.full((2, len(LABELS)), 0.01).scatter_(1, torch.tensor([[0], [3]]), 0.94).log()
-    monkeypatch.setattr(session._pipe, "face_log_probs", lambda pixels: sure[:1])
-    session.see(face, 0.0)
-    monkeypatch.setattr(session._pipe, "face_log_probs", lambda pixels: sure[1:])
+    monkeypatch.setattr(session.recognizer, "face_log_probs", lambda crops: sure[:1])
+    session.add_frame(face, 0.0)
+    monkeypatch.setattr(session.recognizer, "face_log_probs", lambda crops: sure[1:])
     for i in range(1, frames + 1):
-        session.see(face, HALF_LIFE_SECONDS * i / frames)
+        session.add_frame(face, HALF_LIFE_SECONDS * i / frames)
     scores = session.answer()["result"]["face"]["scores"]
     assert scores["angry"] == pytest.approx(scores["happy"], abs=1e-3)
 
@@ -104,16 +105,16 @@ def test_of_two_people_the_one_who_was_there_is_followed(session):
     person = ImageOps.fit(Image.open(ASTRONAUT).convert("RGB"), (320, 320), centering=(0.5, 0))
     crowd = Image.new("RGB", (640, 360), "#886")
     crowd.paste(person, (0, 20))
-    session.see(jpeg(crowd), 0.0)
+    session.add_frame(jpeg(crowd), 0.0)
     if session.answer()["result"]["face"] is None:
         pytest.skip("the Haar cascade does not find this face: EMOCLIP_DATA says where YuNet is")
     first = session.answer()["result"]["face"]["box"]
     crowd.paste(person.resize((360, 360)), (280, 0))
-    session.see(jpeg(crowd), 0.1)
+    session.add_frame(jpeg(crowd), 0.1)
     second = session.answer()["result"]["face"]["box"]
     assert abs(second[0] - first[0]) < 40
-    fresh = LiveSession(session._pipe)
-    fresh.see(jpeg(crowd), 0.0)
+    fresh = LiveSession(session.recognizer)
+    fresh.add_frame(jpeg(crowd), 0.0)
     assert fresh.answer()["result"]["face"]["box"][0] > 280  # without a past, the largest counts
 
 
@@ -131,7 +132,7 @@ def test_speech_is_scored_and_silence_fades_to_listening(session, speech):
 def test_it_is_the_pipelines_own_answer(session, app, speech, face):
     """The voice of the last 3 seconds, and both together."""
     say(session, speech)
-    session.see(face, 3.0)
+    session.add_frame(face, 3.0)
     result = session.answer()["result"]
     voice = app.pipe(audio={"array": speech, "sampling_rate": RATE}).voice
     assert result["voice"]["scores"] == pytest.approx(voice.scores, abs=1e-4)
@@ -152,16 +153,16 @@ def test_less_than_half_a_second_of_speech_is_not_scored(session, speech):
 def test_the_window_is_contiguous(session, speech):
     """After a gap, in which the sound stood still, what came before it does not count."""
     say(session, speech[: 2 * RATE])
-    session.hear(speech[: RATE // 4], 60.0)
+    session.add_audio(speech[: RATE // 4], 60.0)
     assert len(session._sound) == RATE // 4
     say(session, speech, 60.0)
     assert len(session._sound) == 3 * RATE
 
 
 def test_a_microphone_at_another_rate_is_heard_alike(app, session, speech):
-    other = LiveSession(app.pipe, 48_000)
-    other.hear(AF.resample(torch.from_numpy(speech), RATE, 48_000).numpy(), 3.0)
-    other.listen()
+    other = LiveSession(app.pipe.recognizer, 48_000)
+    other.add_audio(AF.resample(torch.from_numpy(speech), RATE, 48_000).numpy(), 3.0)
+    other.score_window()
     say(session, speech)
     ours, theirs = session.answer()["result"]["voice"], other.answer()["result"]["voice"]
     assert all(abs(ours["scores"][label] - theirs["scores"][label]) < 0.1 for label in LABELS[:-1])
@@ -174,7 +175,7 @@ def test_a_silent_microphone_is_told(session):
 
 
 def test_a_camera_that_stops_takes_its_face_with_it(session, face, speech):
-    session.see(face, 0.0)
+    session.add_frame(face, 0.0)
     say(session, speech, 2.0)
     result = session.answer()["result"]
     assert result["face"] is None and result["voice"]
@@ -183,12 +184,12 @@ def test_a_camera_that_stops_takes_its_face_with_it(session, face, speech):
 @pytest.mark.parametrize("data", [b"no picture", jpeg(Image.new("RGB", (64, 64)))[:200], b""])
 def test_a_frame_that_is_none_is_refused(session, data):
     with pytest.raises(ValueError, match="whole JPEG"):
-        session.see(data, 0.0)
+        session.add_frame(data, 0.0)
 
 
 def test_a_frame_of_any_size_is_refused_before_it_is_decoded(session):
     with pytest.raises(ValueError, match="at most 1280"):
-        session.see(jpeg(Image.new("L", (4000, 20))), 0.0)
+        session.add_frame(jpeg(Image.new("L", (4000, 20))), 0.0)
 
 
 # --- Who streams and who waits
@@ -240,7 +241,7 @@ class Page:
 @pytest.fixture
 def small(app):
     """A server with one place, of which a turn lasts half a second where somebody waits."""
-    live = Live(app.pipe, Line(places=1, turn_seconds=0.5))
+    live = Live(app.pipe.recognizer, Line(places=1, turn_seconds=0.5))
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=[live.route]), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -264,8 +265,8 @@ def test_frames_and_sound_are_answered_by_the_demo(server, face, speech):
 
 
 def test_a_slow_machine_drops_frames_and_is_never_late(small, face, monkeypatch):
-    slow = LiveSession.see
-    monkeypatch.setattr(LiveSession, "see", lambda *args: (time.sleep(0.2), slow(*args)))
+    slow = LiveSession.add_frame
+    monkeypatch.setattr(LiveSession, "add_frame", lambda *args: (time.sleep(0.2), slow(*args)))
     with connect(small.url) as socket:
         page = Page(socket)
         page.read_until("ready")
