@@ -3,7 +3,6 @@
 Every process here is a fresh one, with empty caches, that knows no Hub but the one on loopback.
 """
 
-import io
 import json
 import os
 import re
@@ -11,32 +10,26 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import textwrap
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from datasets import Audio, ClassLabel, Features, Value
-from helpers import ACTORS, CODES, TINY, face, tone, voice_name, wav
+from helpers import TINY, hub_cremad, hub_fer2013
 from loopback_hub import READER, LoopbackHub, metadata_errors
-from PIL import Image as PILImage
+from PIL import Image
 
+import hub as hub_module
 from configuration_emoclip import FORMAT_VERSION, LABELS
-from data_emoclip import FACES_HUB_ID, FACES_HUB_REVISION, VOICES_HUB_ID
-from evaluate_hf import model_index, write_card
+from training.model_card import model_index, write_card
+from training.sources import FACES_HUB_ID, FACES_HUB_REVISION, VOICES_HUB_ID
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "checkpoints" / "emoclip-small"
 HF = str(Path(sys.executable).with_name("hf"))
-CODE = [
-    f"{name}_emoclip.py"
-    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline")
-]
+CODE = [file.name for file in ROOT.glob(hub_module.CODE)]
 
 
 def run(folder: Path, *arguments: str, environment: dict[str, str], timeout: int = 300) -> subprocess.CompletedProcess:
@@ -81,59 +74,11 @@ def assert_one_sentence(text: str):
 # --- The Hub
 
 
-def fer2013() -> dict[str, bytes]:
-    """The Hub's copy in its own form: shards of <key>.jpg and <key>.cls, a bare number."""
-    files = {}
-    for split, count, first in (("train", 9, 0), ("test", 1, 1_000)):
-        shard = io.BytesIO()
-        with tarfile.open(fileobj=shard, mode="w") as tar:
-            for i in range(count):
-                for label in LABELS:
-                    for suffix, data in (("jpg", jpeg(label, first + i)), ("cls", b"%d" % LABELS.index(label))):
-                        member = tarfile.TarInfo(f"s{i:04}{label}.{suffix}")
-                        member.size = len(data)
-                        tar.addfile(member, io.BytesIO(data))
-        files[f"{split}/0.tar"] = shard.getvalue()
-    return files
-
-
-def jpeg(label: str, index: int) -> bytes:
-    file = io.BytesIO()
-    PILImage.fromarray(face(label, index)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def cremad() -> dict[str, bytes]:
-    """The Hub's copy in its own form: parquet with `file`, `audio`, `emotion` and `label`, split without regard to
-    the actors."""
-    names = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
-    rows = {"file": [], "audio": [], "emotion": [], "label": []}
-    for actor in ACTORS:
-        for label, code in CODES.items():
-            rows["file"].append(voice_name(label, actor))
-            rows["audio"].append({"bytes": wav(tone(label, actor % 7)), "path": voice_name(label, actor)})
-            rows["emotion"].append(names[code])
-            rows["label"].append(list(names).index(code))
-    features = Features(
-        file=Value("string"),
-        audio=Audio(sampling_rate=16_000),
-        emotion=Value("string"),
-        label=ClassLabel(names=list(names.values())),
-    )
-    files = {}
-    for split, rows_of_split in (("train", slice(0, None, 2)), ("test", slice(1, None, 2))):
-        file = io.BytesIO()
-        table = pa.table({k: v[rows_of_split] for k, v in rows.items()}, schema=features.arrow_schema)
-        pq.write_table(table, file)
-        files[f"data/{split}-00000-of-00001.parquet"] = file.getvalue()
-    return files
-
-
 @pytest.fixture(scope="module")
 def hub():
     hub = LoopbackHub()
-    hub.add("datasets", FACES_HUB_ID, fer2013(), sha=FACES_HUB_REVISION)
-    hub.add("datasets", VOICES_HUB_ID, cremad())
+    hub.add("datasets", FACES_HUB_ID, hub_fer2013(), sha=FACES_HUB_REVISION)
+    hub.add("datasets", VOICES_HUB_ID, hub_cremad())
     hub.add("models", "me/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"\0" * 64})
     yield hub
     hub.close()
@@ -424,7 +369,7 @@ def test_local_and_remote_classes_give_the_same_numbers(used, monkeypatch):
 
     model = EmoCLIPForEmotionClassification.from_pretrained(CHECKPOINT).eval()
     processor = EmoCLIPProcessor.from_pretrained(CHECKPOINT)
-    crop = np.asarray(PILImage.open(ROOT / "examples" / "astronaut.jpg"))[64:162, 175:273]
+    crop = np.asarray(Image.open(ROOT / "examples" / "astronaut.jpg"))[64:162, 175:273]
     voice = np.sin(np.arange(32_000) / 20, dtype="f4")
     words = ["a happy face", "someone who sounds furious"]
     inputs = processor(images=[crop] * 2, audio=[voice] * 2, sampling_rate=16_000, text=words, return_tensors="pt")
@@ -515,27 +460,18 @@ def blocks(page: str, heading: str) -> list[tuple[str, str | None]]:
     return [(code, output or None) for code, output in re.findall(pattern, section, re.DOTALL)]
 
 
-def test_the_readme_and_the_card_print_what_they_say(published, tmp_path):
-    readme = blocks((ROOT / "README.md").read_text(), "Use it in your code")
-    card = blocks(published.models["me/emoclip"].head.files["README.md"].decode(), "## Use")
-    assert len(readme) >= 3 and len(card) == 1
-    assert all(output for _, output in readme + card)
+def test_the_card_prints_what_it_says(published, tmp_path):
+    [(block, expected)] = blocks(published.models["me/emoclip"].head.files["README.md"].decode(), "## Use")
+    assert expected
     code = """
         import contextlib, io, json, sys
-        printed = []
-        for page in json.loads(sys.argv[1]):
-            names = {}
-            for block in page:
-                with contextlib.redirect_stdout(io.StringIO()) as output:
-                    exec(compile(block, "page", "exec"), names)
-                printed.append(output.getvalue())
-        print(json.dumps(printed))
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(compile(sys.argv[1], "card", "exec"), {})
+        print(json.dumps([output.getvalue()]))
     """
     folder = empty_folder(tmp_path / "empty")
-    every = json.dumps([[block for block, _ in page] for page in (readme, card)])
-    printed = python(folder, code, every, environment=published.environment(tmp_path, token=None))
-    for (_, expected), actual in zip(readme + card, printed):
-        assert actual == expected
+    printed = python(folder, code, block, environment=published.environment(tmp_path, token=None))
+    assert printed == [expected]
 
 
 # --- Refusals
@@ -659,15 +595,16 @@ def test_training_without_arguments_of_data_ends_on_the_hub(hub, tmp_path):
 # --- The Space
 
 
-def test_the_space_is_published_by_the_readmes_command_and_starts_on_a_model_of_the_hub(published, tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    command = re.search(r"^hf upload (.+? --repo-type space .+)$", readme.replace("\\\n", " "), re.MULTILINE)
+def test_the_space_is_published_by_the_pages_command_and_starts_on_a_model_of_the_hub(published, tmp_path):
+    readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "demo-and-api.md").read_text()
+    command = re.search(r"^hf upload (.+? --repo-type space .+)$", page.replace("\\\n", " "), re.MULTILINE)
     environment = published.environment(tmp_path)
     done = run(ROOT, HF, "upload", *shlex.split(command[1]), environment=environment)
     assert done.returncode == 0, done.stderr[-5_000:]
     (space,) = published.repositories["spaces"].values()
     assert metadata_errors(readme, "space") == [] and space.head.files["README.md"].decode() == readme
-    assert not [name for name in space.head.files if name.startswith(("tests/", "benchmarks/", ".git/"))]
+    left_out = ("tests/", "benchmarks/", "experiments/", ".git/")
+    assert not [name for name in space.head.files if name.startswith(left_out)]
     front_matter = yaml.safe_load(readme.split("---\n")[1])
     assert f"gradio[mcp]=={front_matter['sdk_version']}" in (ROOT / "requirements.txt").read_text()
     folder = tmp_path / "space"

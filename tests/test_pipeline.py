@@ -26,22 +26,20 @@ from helpers import (
     record_like_a_browser,
 )
 from PIL import Image, ImageDraw
+from safetensors import safe_open
 from transformers import pipeline
 
 import media_emoclip
 from media_emoclip import (
     FaceDetector,
     InputError,
-    SpeechDetector,
     clip_box,
     crop_face,
     load_audio,
     load_image,
-    scored_windows,
-    window_starts,
 )
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from pipeline_emoclip import EmotionRecognitionPipeline, mean_log_probs
+from pipeline_emoclip import EmotionRecognitionPipeline, save_all
 from processing_emoclip import EmoCLIPProcessor
 
 
@@ -219,6 +217,37 @@ def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path, monkeyp
     loaded = pipeline("emotion-recognition", str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
     assert type(loaded.processor).__name__ == "EmoCLIPProcessor"
     assert_close(loaded(image=ASTRONAUT, audio=READING).to_dict(), pipe(image=ASTRONAUT, audio=READING).to_dict())
+
+
+def test_everything_that_is_saved_is_written_once(parts, tmp_path, monkeypatch):
+    written = []
+    save = type(parts["model"]).save_pretrained
+
+    def counted(*args, **kwargs) -> None:
+        written.append(kwargs)
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(type(parts["model"]), "save_pretrained", counted)
+    save_all(**parts, directory=tmp_path)
+    assert len(written) == 1
+    assert {file.name for file in ROOT.glob("*_emoclip.py")} == {file.name for file in tmp_path.glob("*.py")}
+    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} <= {"F16", "I64"}  # noqa: SIM118
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_a_missing_package_is_named_and_not_the_file_that_needs_it(parts, tmp_path):
+    save_all(**parts, directory=tmp_path / "package")
+    code = "import sys; sys.modules['torchaudio'] = None; import package.pipeline_emoclip"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "torchaudio" in done.stderr.splitlines()[-1] and "_emoclip" not in done.stderr.splitlines()[-1]
+
+
+def test_the_pipeline_explains_its_own_answer(pipe):
+    face, voice = pipe.explain(image=ASTRONAUT, audio=SHORT_READING)
+    result = pipe(image=ASTRONAUT, audio=SHORT_READING)
+    assert (face.source, face.label) == ("face", result.face.label)
+    assert (voice.source, voice.label) == ("voice", result.voice.label)
 
 
 def test_what_a_processor_was_changed_to_is_saved_with_the_pipeline(parts, tmp_path):
@@ -515,24 +544,7 @@ def test_silence_and_sounds_without_speech_are_told_apart(pipe):
     assert result.face is not None and result.voice is None and result.fused is not None
 
 
-# --- Speech and windows
-
-
-def test_windows_hop_by_half_and_end_with_the_recording():
-    assert window_starts(2.0, 3.0) == [0.0]
-    assert window_starts(3.0, 3.0) == [0.0]
-    assert window_starts(3.2, 3.0) == pytest.approx([0.0, 0.2])
-    assert window_starts(6.0, 3.0) == pytest.approx([0.0, 1.5, 3.0])
-    assert window_starts(7.1, 3.0) == pytest.approx([0.0, 1.5, 3.0, 4.1])
-
-
-def test_a_window_is_scored_where_half_a_second_of_it_is_speech():
-    starts = window_starts(9.0, 3.0)  # 0, 1.5, 3, 4.5, 6
-    assert scored_windows(starts, 3.0, []) == []
-    assert scored_windows(starts, 3.0, [(0.0, 0.4)]) == []
-    assert scored_windows(starts, 3.0, [(0.0, 0.3), (1.0, 1.3)]) == [0.0]
-    assert scored_windows(starts, 3.0, [(2.6, 3.4)]) == [1.5]  # 0.4 s in the first and third, 0.8 s in the second
-    assert scored_windows(starts, 3.0, [(0.0, 9.0)]) == starts
+# --- Speech
 
 
 def test_pauses_stay_in_the_windows(pipe, speech):
@@ -542,20 +554,6 @@ def test_pauses_stay_in_the_windows(pipe, speech):
     assert len(result.voice.segments) >= 2
     for start, end in result.voice.segments:
         assert 0 <= start < end <= 2 * len(samples) / rate + 2
-
-
-def test_the_voice_is_the_normalised_mean_of_its_windows_log_posteriors(pipe, parts):
-    samples, _ = load_audio(READING)
-    segments = SpeechDetector()(samples)
-    starts = scored_windows(window_starts(len(samples) / 16_000, 3.0), 3.0, segments)
-    assert len(starts) == 4
-    windows = [samples[round(start * 16_000) : round(start * 16_000) + 48_000] for start in starts]
-    features = parts["processor"](audio=windows, sampling_rate=16_000, return_tensors="pt")["input_features"]
-    with torch.no_grad():
-        expected = mean_log_probs(pipe.voice_log_probs(features))[0].exp()
-    scores = [score or 0.0 for score in pipe(READING).voice.scores.values()]
-    assert scores == pytest.approx(expected.tolist(), abs=1e-5)
-    assert mean_log_probs(torch.tensor([[0.0, -math.inf], [0.0, -math.inf]])).exp().tolist() == [[1.0, 0.0]]
 
 
 def test_finding_speech_leaves_torchs_threads_alone():
@@ -580,7 +578,7 @@ for name in ("cv2", "av", "silero_vad", "soundfile", "pillow_heif"):
     sys.modules[name] = None  # importing it raises ImportError
 import numpy as np
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from pipeline_emoclip import EmotionRecognitionPipeline
+from pipeline_emoclip import EmotionRecognitionPipeline, save_all
 from processing_emoclip import EmoCLIPProcessor
 pipe = EmotionRecognitionPipeline(
     model=EmoCLIPForEmotionClassification.from_pretrained({str(checkpoint)!r}),

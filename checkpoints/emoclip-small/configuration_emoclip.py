@@ -7,6 +7,8 @@ config = EmoCLIPConfig.from_preset("audioclip")  # the official AudioCLIP
 
 import copy
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
@@ -20,9 +22,6 @@ VOICE_LABELS = LABELS[:-1]
 #: Of config.json. It grows where earlier code would read a newer file wrongly, so that it refuses it instead.
 FORMAT_VERSION = 3
 
-IMAGE_TOWERS = ("modified_resnet", "clip_vision_model")
-AUDIO_TOWERS = ("shared", "esresnext_fbsp")
-LOSS_REDUCTIONS = ("clip", "audioclip")
 DEFAULT_LOSS_WEIGHTS = {
     "face": 1.0,
     "voice": 1.0,
@@ -33,10 +32,28 @@ DEFAULT_LOSS_WEIGHTS = {
 }
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]):
-    """Raises a ValueError of one sentence where `value` is none of `choices`."""
-    if value not in choices:
-        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
+@dataclass(frozen=True)
+class HeadConfig:
+    """What a head was trained on, and its calibration; each holds a number for every class that the head knows.
+
+    Args:
+        prior: share of each class in the training data.
+        temperature, bias: a class's logit is divided by the one, then the other is added (vector scaling, Guo et al.,
+            2017).
+    """
+
+    prior: dict[str, float]
+    temperature: dict[str, float]
+    bias: dict[str, float]
+
+
+def whole_calibration(
+    prior: dict[str, float], temperature: dict[str, float] | float, bias: dict[str, float] | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Temperature and bias of each class in `prior`: one temperature is that of every class, a missing bias is 0."""
+    if not isinstance(temperature, dict):  # as in config.json until format 3
+        temperature = dict.fromkeys(prior, temperature)
+    return temperature, dict.fromkeys(prior, 0.0) | (bias or {})
 
 
 @strict
@@ -58,7 +75,7 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
     base_config_key = "vision_config"
     sub_configs = {"clip_config": CLIPVisionConfig}
 
-    tower: str = "modified_resnet"
+    tower: Literal["modified_resnet", "clip_vision_model"] = "modified_resnet"
     clip_config: dict | CLIPVisionConfig | None = None
     width: int = 40
     layers: list[int] | tuple[int, ...] = (2, 2, 2, 2)
@@ -83,7 +100,6 @@ class EmoCLIPVisionConfig(PreTrainedConfig):
         return self.hidden_size // 64
 
     def validate_architecture(self):
-        check_choice("vision_config.tower", self.tower, IMAGE_TOWERS)
         if self.tower == "clip_vision_model":
             return
         if len(self.layers) != 4 or min(self.layers) < 1:
@@ -116,7 +132,7 @@ class EmoCLIPAudioConfig(PreTrainedConfig):
     model_type = "emoclip_audio_model"
     base_config_key = "audio_config"
 
-    tower: str = "shared"
+    tower: Literal["shared", "esresnext_fbsp"] = "shared"
     image_size: list[int] | tuple[int, ...] = (96, 141)
     n_fft: int = 2048
     win_length: int = 1654
@@ -132,7 +148,6 @@ class EmoCLIPAudioConfig(PreTrainedConfig):
         return self.width * 32
 
     def validate_architecture(self):
-        check_choice("audio_config.tower", self.tower, AUDIO_TOWERS)
         if len(self.image_size) != 2 or min(self.image_size) < 32:
             raise ValueError(f"`image_size` must be (mel bands, frames), each at least 32, got {self.image_size}.")
         if not 0 < self.win_length <= self.n_fft or self.hop_length < 1:
@@ -200,7 +215,7 @@ class EmoCLIPConfig(PreTrainedConfig):
     voice_bias: dict[str, float | int] | None = None
 
     loss_weights: dict[str, float | int] | None = None
-    loss_reduction: str = "clip"
+    loss_reduction: Literal["clip", "audioclip"] = "clip"
     label_smoothing: float | int = 0.1
     classifier_dropout: float | int = 0.2
 
@@ -224,11 +239,12 @@ class EmoCLIPConfig(PreTrainedConfig):
             self.voice_prior = dict.fromkeys(VOICE_LABELS, 1 / len(VOICE_LABELS))
         if self.target_prior is None:
             self.target_prior = dict(self.face_prior)
-        for head in ("face", "voice"):
-            taught, temperature, bias = (getattr(self, f"{head}_{what}") for what in ("prior", "temperature", "bias"))
-            if not isinstance(temperature, dict):  # until format 3 there was one for all classes
-                setattr(self, f"{head}_temperature", dict.fromkeys(taught, temperature))
-            setattr(self, f"{head}_bias", dict.fromkeys(taught, 0.0) | (bias or {}))
+        self.face_temperature, self.face_bias = whole_calibration(
+            self.face_prior, self.face_temperature, self.face_bias
+        )
+        self.voice_temperature, self.voice_bias = whole_calibration(
+            self.voice_prior, self.voice_temperature, self.voice_bias
+        )
         self.loss_weights = DEFAULT_LOSS_WEIGHTS | (self.loss_weights or {})
         super().__post_init__(**kwargs)
         self.check_labels()
@@ -240,7 +256,8 @@ class EmoCLIPConfig(PreTrainedConfig):
         Raises:
             ValueError: no such preset.
         """
-        check_choice("preset", name, tuple(PRESETS))
+        if name not in PRESETS:
+            raise ValueError(f"The preset must be one of {', '.join(PRESETS)}, got {name!r}.")
         return cls(**copy.deepcopy(PRESETS[name]) | overrides)
 
     @classmethod
@@ -266,15 +283,38 @@ class EmoCLIPConfig(PreTrainedConfig):
         try:  # what is saved from here on is of this code's format
             return super().from_dict(config_dict | given | {"format_version": FORMAT_VERSION}, **kwargs)
         except StrictDataclassError as error:
-            raise ValueError(f"The EmoCLIP's config.json is wrong: {error.__cause__}") from None
-
-    def validate_architecture(self):
-        check_choice("loss_reduction", self.loss_reduction, LOSS_REDUCTIONS)
+            cause = str(error.__cause__).rstrip(".")
+            raise ValueError(f"The EmoCLIP's config.json is wrong: {cause}.") from None
 
     @property
     def labels(self) -> list[str]:
         """The emotions in the order of the logits."""
         return [self.id2label[i] for i in range(len(self.id2label))]
+
+    def head(self, name: Literal["face", "voice"]) -> HeadConfig:
+        """What the `face` or the `voice` head was trained on, and its calibration."""
+        return {
+            "face": HeadConfig(self.face_prior, self.face_temperature, self.face_bias),
+            "voice": HeadConfig(self.voice_prior, self.voice_temperature, self.voice_bias),
+        }[name]
+
+    def calibrate_head(
+        self,
+        name: Literal["face", "voice"],
+        temperature: dict[str, float] | float = 1.0,
+        bias: dict[str, float] | None = None,
+    ):
+        """Sets a head's calibration; by default none.
+
+        Raises:
+            ValueError: one sentence: a temperature is not positive, or a class of the head has none.
+        """
+        temperature, bias = whole_calibration(self.head(name).prior, temperature, bias)
+        if name == "face":
+            self.face_temperature, self.face_bias = temperature, bias
+        else:
+            self.voice_temperature, self.voice_bias = temperature, bias
+        self.check_labels()
 
     def check_labels(self):
         """Labels travel by name, so a map that disagrees with itself or with the heads is refused.
@@ -292,15 +332,17 @@ class EmoCLIPConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
             if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
                 raise ValueError(f"`{name}` must be positive shares that sum to 1, got {prior}.")
-        for head in ("face", "voice"):
-            taught, temperature, bias = (getattr(self, f"{head}_{what}") for what in ("prior", "temperature", "bias"))
-            if set(temperature) != set(taught) or not all(0 < value < math.inf for value in temperature.values()):
+        for name, head in (("face", self.head("face")), ("voice", self.head("voice"))):
+            classes, temperatures, biases = set(head.prior), head.temperature.values(), head.bias.values()
+            if set(head.temperature) != classes or not all(0 < value < math.inf for value in temperatures):
                 raise ValueError(
-                    f"`{head}_temperature` must be a positive number, or one for each of {list(taught)} alone, got "
-                    f"{temperature}."
+                    f"`{name}_temperature` must be a positive number, or one for each of {list(head.prior)} alone, "
+                    f"got {head.temperature}."
                 )
-            if set(bias) != set(taught) or not all(map(math.isfinite, bias.values())):
-                raise ValueError(f"`{head}_bias` must give a number to each of {list(taught)} alone, got {bias}.")
+            if set(head.bias) != classes or not all(map(math.isfinite, biases)):
+                raise ValueError(
+                    f"`{name}_bias` must give a number to each of {list(head.prior)} alone, got {head.bias}."
+                )
         if set(self.target_prior) != set(self.labels):
             raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
         if self.words is not None and not all(self.words.get(label) for label in self.labels):

@@ -1,4 +1,4 @@
-"""From files and arrays to faces and speech: photos, recordings, face boxes and crops, stretches of speech, windows.
+"""From files and arrays to faces and speech: photos and recordings read, faces found and cut out, speech found.
 
 OpenCV, PyAV, soundfile, silero-vad and pillow-heif are needed only by the inputs that use them.
 
@@ -24,6 +24,8 @@ from PIL import Image, ImageOps
 try:
     from .processing_emoclip import InputError, check_rate, resample, to_mono
 except ImportError:
+    if __package__:  # a package is missing, and the error names it
+        raise
     from processing_emoclip import InputError, check_rate, resample, to_mono
 try:
     import cv2
@@ -64,10 +66,6 @@ SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's 
 AUDIO_CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,flac,wav,aac,aiff,caf,amr,asf,avi,mpegts,flv"
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".webm", ".weba", ".aif", ".aiff")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-
-# Speech
-WINDOW_HOP_SECONDS = 1.5
-MIN_SPEECH_SECONDS = 0.5  # of speech in a window for it to be scored
 
 # Faces
 FACE_SIDE = 48  # pixels: FER-2013's resolution; a model that never saw finer detail is not shown any
@@ -419,7 +417,7 @@ class FaceDetector:
         x, y, width, height = box
         side = FRAME_SIDE[self.name] * math.sqrt(width * height)
         left, top = x + (width - side) / 2 - border, y + (height - side) / 2 - border
-        return (left / scale, top / scale, side / scale, side / scale)
+        return scale_box((left, top, side, side), 1 / scale)
 
     def _detect_yunet(self, image: np.ndarray) -> np.ndarray:
         self._yunet.setInputSize(image.shape[1::-1])
@@ -474,6 +472,11 @@ def crop_face(image: np.ndarray, box: Box) -> np.ndarray:
     if side > FACE_SIDE:
         crop = np.array(Image.fromarray(crop).resize((FACE_SIDE, FACE_SIDE), Image.Resampling.BICUBIC))
     return crop
+
+
+def scale_box(box: Box, factor: float) -> Box:
+    """A box in the pixels of an image that is `factor` times as wide and as high."""
+    return tuple(factor * value for value in box)
 
 
 def clip_box(box: Box, width: int, height: int) -> Box:
@@ -532,23 +535,3 @@ class SpeechDetector:
         with self._lock, torch.inference_mode():
             spans = silero_vad.get_speech_timestamps(torch.from_numpy(samples), self._model)
         return [(span["start"] / self.sampling_rate, span["end"] / self.sampling_rate) for span in spans]
-
-
-def window_starts(seconds: float, window: float, hop: float = WINDOW_HOP_SECONDS) -> list[float]:
-    """Where the windows of a recording start, in seconds; the last one ends with the recording.
-
-    A recording no longer than one window has one, which the feature extractor pads.
-    """
-    if seconds <= window:
-        return [0.0]
-    starts = np.arange(0, seconds - window, hop).tolist()
-    return [*starts, seconds - window]
-
-
-def scored_windows(starts: list[float], window: float, segments: list[tuple[float, float]]) -> list[float]:
-    """The starts of those windows that hold at least MIN_SPEECH_SECONDS of speech."""
-    return [
-        start
-        for start in starts
-        if sum(max(0.0, min(end, start + window) - max(begin, start)) for begin, end in segments) >= MIN_SPEECH_SECONDS
-    ]

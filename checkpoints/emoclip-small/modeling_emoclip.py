@@ -10,8 +10,10 @@ Shapes in the comments: B rows of a batch, D the joint space, C classes, H x W p
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,17 +27,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 try:
-    from .configuration_emoclip import EmoCLIPAudioConfig, EmoCLIPConfig, EmoCLIPVisionConfig
+    from .configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+    from .esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform, blackman_harris_window
 except ImportError:
-    from configuration_emoclip import EmoCLIPAudioConfig, EmoCLIPConfig, EmoCLIPVisionConfig
+    if __package__:  # a package is missing, and the error names it
+        raise
+    from configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+    from esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform, blackman_harris_window
 
 #: The largest factor by which a cosine similarity is scaled, as in CLIP.
 MAX_LOGIT_SCALE = 100.0
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Losses: free functions, so that each can be read, tested and quoted alone
-# ---------------------------------------------------------------------------------------------------------------------
+#: The pairs of modalities that the contrastive losses compare.
+PAIRS = {"image_audio": ("image", "audio"), "image_text": ("image", "text"), "audio_text": ("audio", "text")}
 
 
 def multi_positive_cross_entropy(logits: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
@@ -81,7 +84,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return tensor
-    if tensor.is_floating_point():  # under autocast, a process without rows has another precision than the others
+    if tensor.is_floating_point():  # under autocast, a process without rows holds another dtype than the others
         tensor = tensor.float()
     size = torch.tensor([len(tensor)], device=tensor.device)
     sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
@@ -89,7 +92,7 @@ def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     longest = int(max(sizes))
     padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
     if tensor.is_floating_point():
-        # Its backward is collective too, so a process whose rows need no gradient must take part in it all the same.
+        # The backward pass is collective too: a process whose rows need no gradient must take part in it.
         parts = dist.nn.all_gather(padded if padded.requires_grad else padded.requires_grad_())
     else:
         parts = [torch.empty_like(padded) for _ in sizes]
@@ -103,18 +106,62 @@ def normalize(features: torch.Tensor) -> torch.Tensor:
 
 
 def constant(values: list, device: torch.device) -> torch.Tensor:
-    """A few numbers as a tensor on a device; the CPU does not wait for a GPU to have taken them."""
+    """A few numbers as a tensor on a device, without making the CPU wait for a GPU."""
     return torch.tensor(values).to(device, non_blocking=True)
 
 
 def is_distributed() -> bool:
-    """Whether gradients are shared with other processes. Without gradients, each process sees to its own rows."""
+    """Whether losses are taken over the rows of all processes: only in training, where there are several."""
     return torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Image tower
-# ---------------------------------------------------------------------------------------------------------------------
+class LabeledRows(NamedTuple):
+    """The rows of all processes that have a modality."""
+
+    embeds: torch.Tensor  # (N, D), L2-normalised
+    labels: torch.Tensor  # (N,)
+
+
+def modality_masks(
+    embeds: dict[str, torch.Tensor], face_mask: torch.Tensor | None, voice_mask: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Which of this process's rows have each modality, (B,) bool; every row with a face or a voice has a text.
+
+    The masks are on the device of those given, or else on the CPU: see `gather_present`.
+    """
+    batch = len(next(iter(embeds.values())))
+    device = next((mask.device for mask in (face_mask, voice_mask) if mask is not None), "cpu")
+    if face_mask is None or "image" not in embeds:
+        face_mask = torch.full((batch,), "image" in embeds, device=device)
+    if voice_mask is None or "audio" not in embeds:
+        voice_mask = torch.full((batch,), "audio" in embeds, device=device)
+    return {"image": face_mask, "audio": voice_mask, "text": face_mask | voice_mask}
+
+
+def modality_labels(
+    face_labels: torch.Tensor | None, voice_labels: torch.Tensor | None, face_mask: torch.Tensor, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Labels (B,) for each modality. Labels of the faces alone, or of the voices alone, are those of the whole row;
+    without any, each row has a label of its own. A text has the label of its row's face, or of the voice where
+    `face_mask` (B,) is False."""
+    if face_labels is None and voice_labels is None:
+        face_labels = torch.arange(len(face_mask), device=device)
+        if is_distributed():
+            face_labels += dist.get_rank() << 32  # different from those of every other process
+    face_labels = voice_labels if face_labels is None else face_labels
+    voice_labels = face_labels if voice_labels is None else voice_labels
+    text_labels = torch.where(face_mask.to(device, non_blocking=True), face_labels, voice_labels)
+    return {"image": face_labels, "audio": voice_labels, "text": text_labels}
+
+
+def gather_present(embeds: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> LabeledRows:
+    """The rows of every process where `mask` is True, of (B, D) embeddings and (B,) labels.
+
+    With one process, a mask on the CPU gives the number of rows without waiting for a GPU.
+    """
+    mask = gather_rows(mask.to(embeds.device)) if is_distributed() else mask
+    present = mask.nonzero().flatten().to(embeds.device, non_blocking=True)
+    return LabeledRows(gather_rows(embeds)[present], gather_rows(labels)[present])
 
 
 def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -125,7 +172,7 @@ def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 class ModalityBatchNorm2d(nn.ModuleDict):
-    """Batch norm with statistics, scales and shifts per modality; one that is not named uses the image's."""
+    """Batch norm with statistics, scales and shifts per modality; a modality without its own uses the image's."""
 
     def __init__(self, num_features: int, modalities: tuple[str, ...]):
         super().__init__({modality: nn.BatchNorm2d(num_features) for modality in modalities})
@@ -254,311 +301,6 @@ class ProjectedCLIPVisionModel(nn.Module):
         return self.projection(self.clip(pixel_values=x.to(self.projection.weight.dtype)).pooler_output)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Audio tower of AudioCLIP: ESResNe(X)t-fbsp (Guzhov et al., 2021), on the raw waveform
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class FrequencyBSplineTransform(nn.Module):
-    """A learned time-frequency transform: complex frequency B-spline wavelets (Guzhov et al., 2021, section 3).
-
-    Filter j, over t in -pi..pi, is sqrt(fb) sinc(fb t / m)^m exp(-i fc t) / sqrt(n_fft), with its own m, fb and fc.
-    They and the window stay in float32 whatever the rest of the model is cast to: bfloat16 holds eight bits, and a
-    centre frequency `fc` of 1,000 bins would be off by up to 4.
-
-    In training, the gradients of m, fb and fc are each divided by (their infinity norm + 1e-8), as in AudioCLIP:
-    they differ by orders of magnitude. Each process scales its own, before they are averaged.
-    """
-
-    def __init__(self, config: EmoCLIPAudioConfig):
-        super().__init__()
-        self.n_fft = config.n_fft
-        self.hop_length = config.hop_length
-        self.num_bands = config.num_bands
-        num_filters = config.n_fft // 2 + 1
-        self.m = nn.Parameter(torch.ones(num_filters))
-        self.fb = nn.Parameter(torch.ones(num_filters))
-        self.fc = nn.Parameter(torch.arange(num_filters, dtype=torch.float32))
-        self.register_buffer("window", blackman_harris_window(config.win_length))
-        self._cached: tuple[list[torch.Tensor], torch.Tensor] | None = None
-
-    def _apply(self, fn, recurse: bool = True):
-        self._cached = None
-
-        def keep_float32(tensor: torch.Tensor) -> torch.Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(keep_float32, recurse)
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_cached": None}
-
-    @property
-    def bins_per_band(self) -> int:
-        """Bins of a band; filters that no band holds are the highest ones."""
-        return len(self.m) // self.num_bands
-
-    def sinc_power(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Magnitude and phase of sinc(fb t / m)^m at times t (n,): (filters, n) each."""
-        u = self.fb[:, None] * t / (self.m[:, None] + 1e-8)
-        sinc = torch.where(u == 0, 1.0, u.sin() / u)
-        # The power is the complex one: a negative base has phase pi.
-        return sinc.abs().pow(self.m[:, None]), torch.where(sinc < 0, math.pi * self.m[:, None], 0.0)
-
-    def times(self) -> torch.Tensor:
-        """The places of a filter's taps, (n_fft,)."""
-        return math.pi * torch.linspace(-1, 1, self.n_fft, device=self.m.device) + 1e-8
-
-    def norm_loss(self) -> torch.Tensor:
-        """Mean squared distance of the filters' Euclidean norms from 1, a scalar."""
-        with torch.autocast(self.m.device.type, enabled=False):
-            magnitude, _ = self.sinc_power(self.times())
-            norms = (self.fb / self.n_fft).sqrt() * magnitude.square().sum(-1).sqrt()
-            return (norms - 1).square().mean()
-
-    def filters(self) -> torch.Tensor:
-        """Real parts, then imaginary parts, of the filters of the bands: (2 * bins, win_length).
-
-        A frame is zero-padded to n_fft on both sides, so only the taps under the window are kept. The order of the
-        operations is the original's: phases reach 3,000, where float32 rounds at 1e-4, and rounding is most of what
-        tells two implementations apart.
-        """
-        left = (self.n_fft - len(self.window)) // 2
-        t = self.times()[left : left + len(self.window)]
-        magnitude, phase = self.sinc_power(t)
-        angle = self.fc[:, None] * t
-        scaled, cos, sin = self.fb.sqrt()[:, None] * magnitude / math.sqrt(self.n_fft), angle.cos(), angle.sin()
-        real, imaginary = scaled * phase.cos(), scaled * phase.sin()
-        num_bins = self.num_bands * self.bins_per_band
-        # (real + i imaginary) (cos - i sin)
-        parts = (real * cos + imaginary * sin, imaginary * cos - real * sin)
-        return torch.cat([part[:num_bins] for part in parts])
-
-    def current_filters(self) -> torch.Tensor:
-        """`filters()`, from memory where no gradient is wanted and no parameter has another value than then.
-
-        The values themselves are compared, some 5,000 numbers: whatever changed them, the filters follow.
-        """
-        sources = (self.m, self.fb, self.fc, self.window)
-        wants_gradient = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        if wants_gradient or torch.compiler.is_compiling():
-            return self.filters()
-        on_device = self._cached is not None and self._cached[1].device == self.m.device
-        if not on_device or not all(map(torch.equal, self._cached[0], sources)):
-            self._cached = [source.detach().clone() for source in sources], self.filters()
-        return self._cached[1]
-
-    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """(B, 1, T) samples in int16 units to decibels (B, bands, bins per band, frames), float32."""
-        if self.training and torch.is_grad_enabled():
-            for parameter in (self.m, self.fb, self.fc):
-                # A hook does not travel with a copy or a replaced parameter, so its presence is checked each time.
-                if parameter.requires_grad and not parameter._backward_hooks:
-                    parameter.register_hook(lambda grad: grad / (grad.abs().amax() + 1e-8))
-        with torch.autocast(waveforms.device.type, enabled=False):
-            x = 2 * (waveforms.float() + 2**15) / (2**16 - 1) - 1
-            win_length = len(self.window)
-            frames = 1 + max(0, math.ceil((x.shape[-1] - win_length) / self.hop_length))
-            missing = win_length + (frames - 1) * self.hop_length - x.shape[-1]
-            x = F.pad(x, (missing // 2, missing - missing // 2))
-            x = x[:, 0].unfold(-1, win_length, self.hop_length) * self.window  # (B, frames, win_length)
-            spectrum = self.current_filters() @ x.transpose(1, 2)  # (B, 2 * bins, frames)
-            real, imaginary = spectrum.chunk(2, dim=1)
-            power = real.square() + imaginary.square()
-            decibels = 10 * torch.where(power > 0, power, 1e-18).log10()
-        return decibels.unflatten(1, (self.num_bands, self.bins_per_band))
-
-
-def blackman_harris_window(length: int) -> torch.Tensor:
-    """The periodic Blackman-Harris window of four terms (Harris, 1978), (length,) float32."""
-    phase = 2 * math.pi * torch.arange(length, dtype=torch.float64) / length
-    terms = (0.35875, -0.48829, 0.14128, -0.01168)
-    return sum(a * (k * phase).cos() for k, a in enumerate(terms)).float()
-
-
-#: A convolution's weight and bias with the batch norm behind it folded in, by the convolution.
-FoldedConvolutions = dict[nn.Conv2d, tuple[torch.Tensor, torch.Tensor]]
-
-
-def conv_norm(
-    x: torch.Tensor,
-    conv: nn.Conv2d,
-    norm: nn.BatchNorm2d,
-    folded: FoldedConvolutions | None,
-    relu: bool = False,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Convolution, batch norm, the sum with `residual` where it is given, and ReLU if `relu`.
-
-    With `folded`, all of it is one call of oneDNN, which the compiler of torch makes too: folding alone saves little,
-    but a ReLU or a sum of its own reads and writes the whole map once more.
-    """
-    if folded is None:
-        x = norm(conv(x))
-        x = x if residual is None else x + residual
-        return F.relu(x, inplace=True) if relu else x
-    weight, bias = folded[conv]
-    geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-    fused = torch.ops.mkldnn._convolution_pointwise
-    if residual is None:
-        return fused(x, weight, bias, *geometry, "relu" if relu else "none", [], "")
-    if residual.shape[-2:].numel() == 1:  # one place has no memory format, and oneDNN's sum asks for one
-        x = fused(x, weight, bias, *geometry, "none", [], "") + residual
-        return F.relu(x, inplace=True) if relu else x
-    return fused.binary(x, residual, weight, bias, *geometry, "add", 1.0, "relu" if relu else None, [], "")
-
-
-def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight, channels last, and bias of the convolution that does what `conv` and `norm` in evaluation mode do."""
-    with torch.no_grad():
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * scale
-        bias = bias if conv.bias is None else bias + conv.bias * scale
-        weight = conv.weight * scale[:, None, None, None]
-    return weight.contiguous(memory_format=torch.channels_last), bias
-
-
-class ResNeXtBlock(nn.Module):
-    """The bottleneck of ResNeXt-50 32x4d (Xie et al., 2017): its grouped 3x3 is 2 `channels` wide, and strides."""
-
-    expansion = 4
-
-    def __init__(self, in_channels: int, channels: int, stride: int, groups: int):
-        super().__init__()
-        width, out_channels = 2 * channels, channels * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.downsample = None
-        if stride > 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
-
-    def forward(self, x: torch.Tensor, folded: FoldedConvolutions | None) -> torch.Tensor:
-        out = conv_norm(x, self.conv1, self.bn1, folded, relu=True)
-        out = conv_norm(out, self.conv2, self.bn2, folded, relu=True)
-        if self.downsample is not None:
-            x = conv_norm(x, *self.downsample, folded)
-        return conv_norm(out, self.conv3, self.bn3, folded, relu=True, residual=x)
-
-
-class AudioAttention(nn.Module):
-    """What share of each channel and place of a stage's output goes on, seen from the stage's input."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int]):
-        super().__init__()
-        self.conv_depth = nn.Conv2d(in_channels, in_channels, kernel_size, padding="same", groups=in_channels)
-        self.conv_point = nn.Conv2d(in_channels, out_channels, 1)
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: torch.Tensor, size: tuple[int, int], folded: FoldedConvolutions | None) -> torch.Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, *size), in 0..1."""
-        x = self.conv_depth(F.adaptive_max_pool2d(x, size))
-        return conv_norm(x, self.conv_point, self.bn, folded).sigmoid()
-
-
-class ESResNeXt(nn.Module):
-    """AudioCLIP's audio tower: the transform, a ResNeXt with attention around each stage, a linear projection."""
-
-    #: of the attentions around the four stages and around the pooling; height is frequency, width is time
-    attention_kernels = ((3, 1), (1, 5), (3, 1), (1, 5), (3, 5))
-
-    def __init__(self, config: EmoCLIPAudioConfig, output_dim: int):
-        super().__init__()
-        self.fbsp = FrequencyBSplineTransform(config)
-        self.conv1 = nn.Conv2d(config.num_bands, config.width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(config.width)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        channels = [config.width, *(config.width * 4 * 2**stage for stage in range(4))]
-        self.stages = nn.ModuleList()
-        for stage, blocks in enumerate(config.layers):
-            self.stages.append(
-                nn.ModuleList(
-                    [
-                        ResNeXtBlock(
-                            channels[stage] if block == 0 else channels[stage + 1],
-                            config.width * 2**stage,
-                            2 if stage > 0 and block == 0 else 1,
-                            config.groups,
-                        )
-                        for block in range(blocks)
-                    ]
-                )
-            )
-        self.attentions = nn.ModuleList(
-            AudioAttention(channels[i], channels[min(i + 1, 4)], kernel_size)
-            for i, kernel_size in enumerate(self.attention_kernels)
-        )
-        self.fc = nn.Linear(config.hidden_size, output_dim)
-        self._folded: tuple[list[tuple], FoldedConvolutions] | None = None
-
-    def train(self, mode: bool = True):
-        self._folded = None
-        return super().train(mode)
-
-    def _apply(self, fn, recurse: bool = True):
-        self._folded = None
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_folded": None}
-
-    def folded_convolutions(self) -> FoldedConvolutions | None:
-        """Batch norms folded into convolutions, where that is faster and exact: float32 inference on a CPU.
-
-        They are folded anew when a tensor was replaced or written in place, which its version counts; only what is
-        written through `.data` is not counted, and is seen after the next `train()`, `eval()` or `to()`.
-        """
-        weight = self.conv1.weight
-        tensors = [*self.parameters(), *self.buffers()]
-        if (
-            self.training
-            or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-            or weight.device.type != "cpu"
-            or weight.dtype != torch.float32
-            or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or any(tensor.is_inference() for tensor in tensors)  # these have no version
-            or not hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        ):
-            return None
-        versions = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
-        if self._folded is None or self._folded[0] != versions:
-            pairs = [(self.conv1, self.bn1), *((a.conv_point, a.bn) for a in self.attentions)]
-            for block in (block for stage in self.stages for block in stage):
-                pairs += [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
-                if block.downsample is not None:
-                    pairs.append(tuple(block.downsample))
-            self._folded = versions, {conv: fold(conv, norm) for conv, norm in pairs}
-        return self._folded[1]
-
-    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """(B, 1, T) samples at 44.1 kHz in int16 units to (B, D)."""
-        if waveforms.ndim != 3 or waveforms.shape[1] != 1 or waveforms.shape[2] == 0:
-            raise ValueError(f"Waveforms must be `input_values` (B, 1, T), T above 0, got {tuple(waveforms.shape)}.")
-        x = self.fbsp(waveforms).to(self.conv1.weight.dtype, memory_format=torch.channels_last)
-        folded = self.folded_convolutions()
-        x = self.maxpool(conv_norm(x, self.conv1, self.bn1, folded, relu=True))
-        for stage, attention in zip(self.stages, self.attentions):
-            out = x
-            for block in stage:
-                out = block(out, folded)
-            x = out * attention(x, out.shape[-2:], folded)
-        x = F.adaptive_avg_pool2d(x, 1) * self.attentions[-1](x, (1, 1), folded)  # (B, channels, 1, 1)
-        return self.fc(x.flatten(1))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The model
-# ---------------------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class EmoCLIPOutput(ModelOutput):
     """What `EmoCLIPModel` returns. Embeddings are L2-normalised; a row that lacks the modality holds zeros.
@@ -617,7 +359,7 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "audio", "text")
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = {"fbsp"}
-    # Losses are already means over the global batch: Trainer divides by its accumulation steps, nobody by items.
+    # Losses are means over the global batch: Trainer must divide them by its accumulation steps, not by items.
     accepts_loss_kwargs = False
 
     def _init_weights(self, module: nn.Module):
@@ -646,8 +388,8 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
                 init.constant_(scale, self.config.logit_scale_init_value)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As transformers' own. Where the pipeline's code does not lie in the folder, as `save_all` and the pipeline
-        put it there, config.json does not speak of it."""
+        """As transformers' own, but config.json names the custom pipeline only where its code lies in the folder, as
+        it does after `save_all`."""
         pipelines = getattr(self.config, "custom_pipelines", None)
         if pipelines is not None and not (Path(save_directory) / "pipeline_emoclip.py").is_file():
             del self.config.custom_pipelines
@@ -794,9 +536,14 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             features["text"] = self.get_text_features(input_ids, attention_mask).pooler_output
         return {name: values for name, values in features.items() if values is not None}
 
-    def _encode_rows(self, tower, inputs: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor | None:
-        if inputs is None or mask is None:
-            return None if inputs is None else tower(inputs)
+    def _encode_rows(
+        self, tower: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor | None, mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """(B, D) features of the inputs (B, ...), zeros where `mask` (B,) is False; None without inputs."""
+        if inputs is None:
+            return None
+        if mask is None:
+            return tower(inputs)
         if not self.training:  # shapes that do not depend on the data, for export
             return tower(inputs).masked_fill(~mask.to(inputs.device)[:, None], 0.0)
         # Absent rows must not enter batch norm, and a batch norm must not see a batch without rows.
@@ -827,10 +574,9 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         Args:
             pixel_values: (B, 3, H, W). input_features: (B, 1, mel bands, frames) or input_values: (B, 1, T), whichever
                 the audio tower takes. input_ids, attention_mask: (B, L).
-            face_labels, voice_labels: (B,) class of each face and voice, or (B, C) probabilities, of which the
-                likeliest class counts. Equal labels are positives of the loss; without labels, a row's face, voice
-                and text are each other's only positives (CLIP's loss). A row's text has the label of its face, or of
-                its voice where it has no face.
+            face_labels, voice_labels: (B,) class of each face and voice. Equal labels are positives of the loss;
+                without labels, a row's face, voice and text are each other's only positives (CLIP's loss). A row's
+                text has the label of its face, or of its voice where it has no face.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the loss out, as it is where only one modality is given.
@@ -842,8 +588,7 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         if not embeds:
             raise ValueError("EmoCLIP needs at least one of pixel_values, input_features, input_values and input_ids.")
         logits, losses = {}, {}
-        for pair in ("image_audio", "image_text", "audio_text"):
-            a, b = pair.split("_")
+        for pair, (a, b) in PAIRS.items():
             if a in embeds and b in embeds:
                 logits[f"logits_{pair}"] = self.scale(pair) * embeds[a] @ embeds[b].T
         if return_loss and len(embeds) > 1:
@@ -869,59 +614,47 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         `audioclip` the labels are not used, and `transform` is among the losses where there is audio.
         """
         as_audioclip = self.config.loss_reduction == "audioclip"
-        if as_audioclip:  # diagonal targets: a row's own face, voice and text are its only positives
+        if as_audioclip:  # a row's own face, voice and text are its only positives
             face_labels = voice_labels = None
         any_embeds = next(iter(embeds.values()))
-        batch, device = len(any_embeds), any_embeds.device
-        face_labels, voice_labels = (
-            labels if labels is None or labels.ndim == 1 else labels.argmax(-1)
-            for labels in (face_labels, voice_labels)
-        )
-        mask_device = next((mask.device for mask in (face_mask, voice_mask) if mask is not None), "cpu")
-        face_mask, voice_mask = (
-            torch.full((batch,), name in embeds, device=mask_device) if mask is None or name not in embeds else mask
-            for name, mask in (("image", face_mask), ("audio", voice_mask))
-        )
-        if is_distributed():  # a process that has none of a modality gathers it too, or the others would wait for ever
-            embeds = {name: torch.zeros_like(any_embeds) for name in ("image", "audio")} | embeds
-        if face_labels is None or voice_labels is None:
-            own = torch.arange(batch, device=device)
-            if is_distributed():
-                own += dist.get_rank() << 32  # a row of another process is another row
-            if face_labels is None:
-                face_labels = own if voice_labels is None else voice_labels
-            if voice_labels is None:
-                voice_labels = face_labels
-        text_labels = torch.where(face_mask.to(device, non_blocking=True), face_labels, voice_labels)
-        rows = {
-            "image": (face_labels, face_mask),
-            "audio": (voice_labels, voice_mask),
-            "text": (text_labels, face_mask | voice_mask),
+        masks = modality_masks(embeds, face_mask, voice_mask)
+        labels = modality_labels(face_labels, voice_labels, masks["image"], any_embeds.device)
+        if is_distributed():  # gathering is collective: a process without faces or voices gathers none
+            embeds = {"image": torch.zeros_like(any_embeds), "audio": torch.zeros_like(any_embeds)} | embeds
+        rows = {name: gather_present(values, labels[name], masks[name]) for name, values in embeds.items()}
+        losses = {
+            pair: contrastive_loss(rows[a].embeds, rows[b].embeds, rows[a].labels, rows[b].labels, self.scale(pair))
+            for pair, (a, b) in PAIRS.items()
+            if a in rows and b in rows and self.config.loss_weights[pair] > 0
         }
-        gathered = {}
-        for name, values in embeds.items():
-            labels, mask = rows[name]
-            mask = gather_rows(mask.to(device)) if is_distributed() else mask
-            present = mask.nonzero().flatten().to(device, non_blocking=True)
-            gathered[name] = gather_rows(values)[present], gather_rows(labels)[present]
-        losses = {}
-        for pair in ("image_audio", "image_text", "audio_text"):
-            a, b = pair.split("_")
-            if a in gathered and b in gathered and self.config.loss_weights[pair] > 0:
-                (a_embeds, a_labels), (b_embeds, b_labels) = gathered[a], gathered[b]
-                losses[pair] = contrastive_loss(a_embeds, b_embeds, a_labels, b_labels, self.scale(pair))
-        if as_audioclip and losses:
-            # Each is the mean of two directions, and AudioCLIP adds them up; it divides by the factorial of the pairs.
-            present = [pair for pair in losses if all(len(gathered[name][0]) for name in pair.split("_"))]
-            losses = {pair: 2 * loss / math.factorial(len(present)) for pair, loss in losses.items()}
-            weight = self.config.loss_weights["transform"]
-            if weight > 0 and self.audio_model is not None and len(gathered.get("audio", ((),))[0]):
-                losses["transform"] = self.audio_model.fbsp.norm_loss()
+        return self._audioclip_losses(losses, rows) if as_audioclip and losses else losses
+
+    def _audioclip_losses(
+        self, losses: dict[str, torch.Tensor], rows: dict[str, LabeledRows]
+    ) -> dict[str, torch.Tensor]:
+        """The losses as AudioCLIP reduces them: the sum of a pair's two directions, not their mean, divided by the
+        factorial of the number of pairs; and the transform's, where there is audio."""
+        present = {name for name, (embeds, _) in rows.items() if len(embeds)}
+        num_pairs = sum(present.issuperset(PAIRS[pair]) for pair in losses)
+        losses = {pair: 2 * loss / math.factorial(num_pairs) for pair, loss in losses.items()}
+        if self.config.loss_weights["transform"] > 0 and self.audio_model is not None and "audio" in present:
+            losses["transform"] = self.audio_model.fbsp.norm_loss()
         return losses
 
 
+def filled(
+    log_probs: torch.Tensor | None, mask: torch.Tensor | None, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-posteriors (B, C) in float32, and which rows have them, (B,) bool: every row without a mask. Where there
+    are none, zeros in the shape of `like`, and no row has them."""
+    if log_probs is None:
+        return torch.zeros_like(like, dtype=torch.float32), torch.zeros_like(like[:, 0], dtype=torch.bool)
+    mask = torch.ones_like(like[:, 0], dtype=torch.bool) if mask is None else mask
+    return log_probs.float(), mask.to(like.device, non_blocking=True)
+
+
 class EmotionHead(nn.Module):
-    """A linear classifier of the classes it is taught; the others get -inf."""
+    """A linear classifier of the classes that it is taught; the logits of the others are -inf."""
 
     def __init__(self, config: EmoCLIPConfig, taught: list[str]):
         super().__init__()
@@ -936,29 +669,32 @@ class EmotionHead(nn.Module):
         every = logits.new_full((logits.shape[0], self.num_labels), -torch.inf)
         return every.index_copy(1, constant(self.columns, logits.device), logits)
 
-    def loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, label_smoothing: float
-    ) -> torch.Tensor:
-        """Cross-entropy of (B, C) logits and labels, summed over the rows where `mask` (B,) bool is True.
-
-        Labels are class indices (B,), or probabilities (B, C), of which the taught classes' count.
+    def own_labels(self, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B,) classes to the columns of the head's own classes (B,); 0 where `mask` (B,) is False.
 
         Raises:
-            ValueError: an index of a class that the head was not taught.
+            ValueError: one is a class that the head was not taught.
         """
-        columns = constant(self.columns, logits.device)
-        if labels.ndim == 1:
-            lookup = torch.full((self.num_labels,), -1, device=labels.device)
-            lookup = lookup.index_copy(0, columns, torch.arange(len(self.columns), device=labels.device))
-            targets = lookup[labels].masked_fill(~mask, 0)
-            if not torch.compiler.is_compiling() and (targets < 0).any():
-                raise ValueError(f"A label is of a class that this head was not taught; it knows {self.columns} only.")
-        else:
-            targets = labels[:, columns].masked_fill(~mask[:, None], 1 / len(self.columns))
-            targets = targets / targets.sum(-1, keepdim=True)
-        losses = F.cross_entropy(
-            logits[:, columns].float(), targets, reduction="none", label_smoothing=label_smoothing
-        )
+        column_of = [self.columns.index(i) if i in self.columns else -1 for i in range(self.num_labels)]
+        own = constant(column_of, labels.device)[labels].masked_fill(~mask, 0)
+        if not torch.compiler.is_compiling() and (own < 0).any():
+            raise ValueError(f"A label is of a class that this head was not taught; it knows {self.columns} only.")
+        return own
+
+    def own_targets(self, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, C) probabilities to those of the head's own classes, which then sum to 1; uniform where `mask` (B,) is
+        False."""
+        own = targets[:, constant(self.columns, targets.device)]
+        own = own.masked_fill(~mask[:, None], 1 / len(self.columns))
+        return own / own.sum(-1, keepdim=True)
+
+    def loss(
+        self, logits: torch.Tensor, own_targets: torch.Tensor, mask: torch.Tensor, label_smoothing: float
+    ) -> torch.Tensor:
+        """Cross-entropy of (B, C) logits with what `own_labels` or `own_targets` give, summed over the rows where
+        `mask` (B,) is True."""
+        own_logits = logits[:, constant(self.columns, logits.device)].float()
+        losses = F.cross_entropy(own_logits, own_targets, reduction="none", label_smoothing=label_smoothing)
         return losses.masked_fill(~mask, 0.0).sum()
 
 
@@ -973,17 +709,24 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         self.voice_head = EmotionHead(config, list(config.voice_prior))
         self.post_init()
 
-    def calibrate(self, head: str, logits: torch.Tensor, undo: bool = False) -> torch.Tensor:
-        """The `face` or `voice` head's own logits (B, C), each divided by its class's temperature and moved by its
-        bias (vector scaling, Guo et al., 2017); or these, where it is to be undone, as they were."""
-        temperature, bias = (
-            constant([values.get(label, absent) for label in self.config.labels], logits.device).to(logits.dtype)
-            for values, absent in (
-                (getattr(self.config, f"{head}_temperature"), 1.0),
-                (getattr(self.config, f"{head}_bias"), 0.0),
-            )
-        )
+    def _by_class(self, values: dict[str, float], absent: float, device: torch.device) -> torch.Tensor:
+        """Numbers by label as (C,); `absent` for a class without one."""
+        return constant([values.get(label, absent) for label in self.config.labels], device)
+
+    def calibrate(self, name: Literal["face", "voice"], logits: torch.Tensor, undo: bool = False) -> torch.Tensor:
+        """A head's own logits (B, C), each divided by its class's temperature, plus its bias (vector scaling, Guo et
+        al., 2017); with `undo`, calibrated logits as they were before."""
+        head = self.config.head(name)
+        temperature = self._by_class(head.temperature, 1.0, logits.device).to(logits.dtype)
+        bias = self._by_class(head.bias, 0.0, logits.device).to(logits.dtype)
         return (logits - bias) * temperature if undo else logits / temperature + bias
+
+    def _evidence(self, log_probs: torch.Tensor, mask: torch.Tensor, prior: dict[str, float]) -> torch.Tensor:
+        """log r(y) = log p(y|x) - log pi(y) of a head's log-posteriors (B, C) and its prior pi; 0 for a class that the
+        head was not taught, and in a row where `mask` (B,) is False."""
+        taught = constant([label in prior for label in self.config.labels], log_probs.device)
+        log_prior = self._by_class(prior, 1.0, log_probs.device).log()
+        return torch.where(taught, log_probs - log_prior, 0.0).masked_fill(~mask[:, None], 0.0)
 
     def fuse(
         self,
@@ -1010,42 +753,31 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         Raises:
             ValueError: neither is given.
         """
-        config = self.config
-        sources = [
-            (log_probs.float(), mask, prior)
-            for log_probs, mask, prior in (
-                (face_log_probs, face_mask, config.face_prior),
-                (voice_log_probs, voice_mask, config.voice_prior),
-            )
-            if log_probs is not None
-        ]
-        if not sources:
+        given = face_log_probs if voice_log_probs is None else voice_log_probs
+        if given is None:
             raise ValueError("Fusion needs a face, a voice, or both.")
-        reference = sources[0][0]
-        device = reference.device
-        log_prior = constant([config.target_prior[label] for label in config.labels], device).log()  # (C,)
-        ratios = []
-        for log_probs, mask, prior in sources:
-            shares = constant([prior.get(label, 1.0) for label in config.labels], device)
-            taught = constant([label in prior for label in config.labels], device)
-            ratio = torch.where(taught, log_probs - shares.log(), 0.0)  # (B, C)
-            ratios.append(ratio if mask is None else ratio.masked_fill(~mask[:, None], 0.0))
+        config = self.config
+        face, has_face = filled(face_log_probs, face_mask, given)
+        voice, has_voice = filled(voice_log_probs, voice_mask, given)
+        face_evidence = self._evidence(face, has_face, config.face_prior)
+        voice_evidence = self._evidence(voice, has_voice, config.voice_prior)
+        evidence = face_evidence + voice_evidence  # (B, C)
+        log_prior = self._by_class(config.target_prior, 0.0, given.device).log()  # (C,)
+        fused = (log_prior + evidence).log_softmax(-1)
+        # Where there is nothing to fuse, the only source keeps the class shares that it was trained on.
+        fused = torch.where((has_face & ~has_voice)[:, None], face.log_softmax(-1), fused)
+        fused = torch.where((has_voice & ~has_face)[:, None], voice.log_softmax(-1), fused)
+
         taught_both = config.face_prior.keys() & config.voice_prior.keys()
-        both = constant([i for i, label in enumerate(config.labels) if label in taught_both], device)
+        both = constant([i for i, label in enumerate(config.labels) if label in taught_both], given.device)
 
-        def log_mass(ratio: torch.Tensor) -> torch.Tensor:
-            return (log_prior + ratio)[:, both].logsumexp(-1)  # (B, C) -> (B,)
+        def log_mass(log_ratio: torch.Tensor) -> torch.Tensor:
+            """log of the sum of pi r over the classes that both heads were taught, (B, C) to (B,)."""
+            return (log_prior + log_ratio)[:, both].logsumexp(-1)
 
-        together, nothing = sum(ratios), torch.zeros_like(reference)
-        face, voice = (log_mass(ratio) for ratio in (*ratios, nothing)[:2])
-        agreement = (log_mass(together) - face) - (voice - log_mass(nothing))  # exactly 0 where one is missing
-        fused = (log_prior + together).log_softmax(-1)
-        given = [torch.ones_like(face, dtype=torch.bool) if mask is None else mask for _, mask, _ in sources]
-        several = sum(mask.long() for mask in given) > 1  # (B,)
-        for (log_probs, _, _), here in zip(sources, given):
-            # Where there is nothing to fuse, the only source keeps the class shares that it was trained on.
-            fused = torch.where((here & ~several)[:, None], log_probs.log_softmax(-1), fused)
-        return fused, agreement
+        voice_given_face = log_mass(evidence) - log_mass(face_evidence)
+        voice_alone = log_mass(voice_evidence) - log_mass(torch.zeros_like(evidence))
+        return fused, voice_given_face - voice_alone  # exactly 0 where one of them is missing
 
     def forward(
         self,
@@ -1059,6 +791,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         voice_mask: torch.Tensor | None = None,
         return_loss: bool = True,
         input_values: torch.Tensor | None = None,
+        face_targets: torch.Tensor | None = None,
+        voice_targets: torch.Tensor | None = None,
     ) -> EmoCLIPEmotionOutput:
         """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
 
@@ -1066,14 +800,17 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             pixel_values: (B, 3, H, W) faces. input_features: (B, 1, mel bands, frames) log-mel voices of 3 s, or
                 input_values: (B, 1, T) waveforms, whichever the audio tower takes.
             input_ids, attention_mask: (B, L) a prompt that speaks of the row's emotion; training only needs it.
-            face_labels, voice_labels: (B,) class indices, or (B, C) probabilities of the classes; any value where the
-                mask is False. Where several processes train together, either all of them or none give each of these
-                and `input_ids`.
+            face_labels, voice_labels: (B,) classes; any value where the mask is False. The contrastive losses go by
+                them, and the heads' cross-entropy where there are no targets. Where several processes train together,
+                either all of them or none give each of these and `input_ids`.
+            face_targets, voice_targets: (B, C) probabilities of the classes, beside the labels; the heads'
+                cross-entropy alone goes by them.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
         Raises:
-            ValueError: neither a face nor a voice is given, or not as many of the one as of the other.
+            ValueError: neither a face nor a voice is given, or not as many of the one as of the other; a label is of
+                a class that the head was not taught; there are targets and no labels.
 
         ```python
         >>> inputs = processor(images=face, audio=voice, sampling_rate=16_000, return_tensors="pt")
@@ -1090,6 +827,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 "The faces and voices of a batch belong together, row by row, and here are "
                 f"{len(pixel_values)} faces and {len(voices)} voices."
             )
+        if (face_targets is not None and face_labels is None) or (voice_targets is not None and voice_labels is None):
+            raise ValueError("Targets are for the cross-entropy alone; pass face_labels and voice_labels beside them.")
         features = self.emoclip.encode(
             pixel_values, input_features, input_values, input_ids, attention_mask, face_mask, voice_mask
         )
@@ -1103,14 +842,17 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if return_loss and (face_labels is not None or voice_labels is not None):
             weights = self.config.loss_weights
             if face_labels is not None and weights["face"] > 0:
-                losses["face"] = self._head_loss(self.face_head, face_logits, face_labels, face_mask)
+                losses["face"] = self._head_loss(self.face_head, face_logits, face_labels, face_targets, face_mask)
             if voice_labels is not None and weights["voice"] > 0:
-                losses["voice"] = self._head_loss(self.voice_head, voice_logits, voice_labels, voice_mask)
+                losses["voice"] = self._head_loss(
+                    self.voice_head, voice_logits, voice_labels, voice_targets, voice_mask
+                )
             losses |= self.emoclip.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
         logits, agreement = self.fuse(
             None if face_logits is None else face_logits.float().log_softmax(-1),
             None if voice_logits is None else voice_logits.float().log_softmax(-1),
-            *(mask if mask is None else mask.to(self.device, non_blocking=True) for mask in (face_mask, voice_mask)),
+            face_mask,
+            voice_mask,
         )
         return EmoCLIPEmotionOutput(
             loss=sum(self.config.loss_weights[name] * loss for name, loss in losses.items()) if losses else None,
@@ -1123,28 +865,33 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         )
 
     def _head_loss(
-        self, head: EmotionHead, logits: torch.Tensor | None, labels: torch.Tensor, mask: torch.Tensor | None
+        self,
+        head: EmotionHead,
+        logits: torch.Tensor | None,
+        labels: torch.Tensor,
+        targets: torch.Tensor | None,
+        mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Mean cross-entropy over the rows of all processes that have the modality.
 
-        A process holds the sum over its own rows only; times the number of processes, because gradients are averaged
-        over them, the total is the mean over all rows wherever they lie.
+        DistributedDataParallel averages gradients over the processes: each returns the sum over its own rows, times
+        the number of processes, over the number of rows of all.
         """
         mask = torch.ones(len(labels), dtype=torch.bool) if mask is None else mask
         mask = mask.to(labels.device, non_blocking=True)
         if logits is None:
             mask = torch.zeros_like(mask)
-        count = mask.sum()
-        if logits is None:
             total = next(self.parameters()).new_zeros(())
         else:
-            total = head.loss(logits, labels, mask, self.config.label_smoothing)
+            own = head.own_labels(labels, mask) if targets is None else head.own_targets(targets, mask)
+            total = head.loss(logits, own, mask, self.config.label_smoothing)
+        count = mask.sum()
         if is_distributed():
             dist.all_reduce(count)
             total = total * dist.get_world_size()
         return total / count.clamp(min=1)
 
 
-# A folder of the backbone alone says so itself; one of the whole classifier gives the classifier.
+# AutoModel gives what was saved: the backbone alone, or the whole classifier.
 EmoCLIPModel.register_for_auto_class("AutoModel")
 EmoCLIPForEmotionClassification.register_for_auto_class("AutoModel")

@@ -4,13 +4,17 @@
     processor = EmoCLIPProcessor.from_pretrained("checkpoints/emoclip-small")
     inputs = processor(images=face, audio=voice, sampling_rate=16_000, text="a happy face", return_tensors="pt")
 
-`EmoCLIPFeatureExtractor` is the only place that knows the mel recipe.
+The mel recipe stands in `EmoCLIPFeatureExtractor` alone, and so does the form in which training stores its images.
 """
 
+import math
+from abc import ABC, abstractmethod
+from functools import cache
 from numbers import Real
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchaudio
 from PIL import Image
 from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
@@ -19,7 +23,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
 
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 768_000  # hertz, of recordings
-MAX_PEAK = 10.0  # of full scale: floats may be clipped late, but beyond it they are integers in disguise
+MAX_PEAK = 10.0  # of full scale: floats may overshoot it, but beyond this they must have been integers
 
 
 class InputError(ValueError):
@@ -39,7 +43,7 @@ class EmoCLIPImageProcessor(CLIPImageProcessor):
 
     model_input_names = ["pixel_values"]
     resample = PILImageResampling.BICUBIC
-    size = {"height": 64, "width": 64}
+    size = {"height": 96, "width": 96}
     default_to_square = True
     do_center_crop = False
     do_grayscale = True
@@ -154,12 +158,123 @@ def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
     return torchaudio.functional.resample(waveform, round(rate / 25) * 25, new_rate)
 
 
-class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
+def fit_length(waveform: torch.Tensor, length: int) -> torch.Tensor:
+    """(T,) to (length,), cut or zero-padded at the end."""
+    return F.pad(waveform[:length], (0, max(0, length - len(waveform))))
+
+
+def uniform(n: int, low: float, high: float, device: torch.device) -> torch.Tensor:
+    """(n,) draws between `low` and `high`."""
+    return torch.empty(n, device=device).uniform_(low, high)
+
+
+class VoiceExtractor(FeatureExtractionMixin, ABC):
+    """Recordings to what an audio tower takes, and to the form in which training holds them.
+
+    Training stores a voice as whole numbers of a fixed shape: `encode` makes them of a recording, `decode` makes the
+    model's input of them, and `augment` does the same with random changes. Nothing but the extractor knows what the
+    numbers are.
+
+    Args:
+        sampling_rate: in hertz, of what is extracted from; recordings of another rate are resampled.
+        chunk_length_s: seconds of a stored voice, and of the windows that the pipeline cuts.
+    """
+
+    #: Type of the stored numbers.
+    stored_dtype: torch.dtype
+
+    def __init__(self, sampling_rate: int, chunk_length_s: float, **kwargs):
+        super().__init__(**kwargs)
+        self.sampling_rate = sampling_rate
+        self.chunk_length_s = chunk_length_s
+
+    @property
+    def input_name(self) -> str:
+        """The model's argument that takes what is extracted."""
+        return self.model_input_names[0]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a stored voice, and of a window."""
+        return round(self.chunk_length_s * self.sampling_rate)
+
+    @property
+    @abstractmethod
+    def stored_shape(self) -> tuple[int, ...]:
+        """Shape of one stored voice."""
+
+    @abstractmethod
+    def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
+        """One recording, as `to_mono` takes it, to (T,) float32 mono at the extractor's rate."""
+
+    @abstractmethod
+    def extract(self, waveforms: list[torch.Tensor]) -> torch.Tensor:
+        """Waveforms of `to_waveform` to the model's input (B, 1, ...)."""
+
+    @abstractmethod
+    def encode(self, audio, sampling_rate: int) -> torch.Tensor:
+        """Recordings, as `__call__` takes them, to their stored form (n, *stored_shape)."""
+
+    @abstractmethod
+    def decode(self, stored: torch.Tensor) -> torch.Tensor:
+        """Stored voices (B, *stored_shape), on any device, to the model's input (B, 1, ...)."""
+
+    @abstractmethod
+    def augment(self, stored: torch.Tensor) -> torch.Tensor:
+        """As `decode`, each voice changed at random, for training."""
+
+    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
+        """
+        Args:
+            audio: one recording or a list of them, each as `to_mono` takes it.
+            sampling_rate: theirs, in hertz.
+            return_tensors: "pt" or "np".
+        Raises:
+            InputError: no sampling rate, or none that a recording has; no recording, or not as `to_mono` takes it.
+        """
+        inputs = self.extract(self.to_waveforms(audio, sampling_rate))
+        return BatchFeature({self.input_name: inputs}, tensor_type=return_tensors)
+
+    def to_waveforms(self, audio, sampling_rate: int | None) -> list[torch.Tensor]:
+        """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
+        if sampling_rate is None:
+            raise InputError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
+        sampling_rate = check_rate(sampling_rate)
+        if isinstance(audio, (list, tuple)) and not audio:
+            raise InputError("There must be at least one recording.")
+        recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
+        return [self.to_waveform(recording, sampling_rate) for recording in recordings]
+
+
+@cache
+def mel_spectrogram(
+    sampling_rate: int, n_fft: int, hop_length: int, n_mels: int, device: torch.device
+) -> torchaudio.transforms.MelSpectrogram:
+    """The transform of `EmoCLIPFeatureExtractor`, made once for each recipe and device.
+
+    It is kept here and not in the extractor, which is saved as JSON.
+    """
+    with torch.inference_mode(False):  # tensors made in inference mode could not take part in training later
+        return torchaudio.transforms.MelSpectrogram(
+            sampling_rate,
+            n_fft=n_fft,
+            hop_length=hop_length,
+            n_mels=n_mels,
+            power=2.0,
+            norm="slaney",
+            mel_scale="slaney",
+            pad_mode="constant",
+        ).to(device)
+
+
+class EmoCLIPFeatureExtractor(VoiceExtractor):
     """Recordings to `input_features` (B, 1, mel bands, frames): one log-mel image of the first 3 s a row.
 
     Mono, 16 kHz, cut or zero-padded at the end; power spectrogram (Hann, centred with zero padding), Slaney mel
     bands with Slaney norm, decibels relative to the recording's maximum with a floor, scaled to 0..1 and then
     standardised with the mean and deviation of CREMA-D's training voices. Absolute loudness is gone.
+
+    A voice is stored as the 0..1 image in 256 levels, bytes (mel bands, frames).
 
     Args:
         sampling_rate: in hertz, of the spectrogram; recordings of another rate are resampled.
@@ -169,6 +284,7 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["input_features"]
+    stored_dtype = torch.uint8
 
     def __init__(
         self,
@@ -182,9 +298,7 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         std: float = 0.2223,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.sampling_rate = sampling_rate
-        self.chunk_length_s = chunk_length_s
+        super().__init__(sampling_rate, chunk_length_s, **kwargs)
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.n_mels = n_mels
@@ -193,58 +307,29 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         self.std = std
 
     @property
-    def num_samples(self) -> int:
-        """Samples a row."""
-        return round(self.chunk_length_s * self.sampling_rate)
-
-    @property
     def num_frames(self) -> int:
         """Spectrogram frames a row."""
         return 1 + self.num_samples // self.hop_length
 
-    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
-        """
-        Args:
-            audio: one recording or a list of them, each as `to_mono` takes it.
-            sampling_rate: theirs, in hertz.
-            return_tensors: "pt" or "np".
-        Raises:
-            InputError: no sampling rate, or none that a recording has; no recording, or not as `to_mono` takes it.
-        """
-        features = self.standardize(self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate))))
-        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
-
-    def to_waveforms(self, audio, sampling_rate: int | None) -> list[torch.Tensor]:
-        """One recording or several, as `__call__` takes them, each as `to_waveform` gives it."""
-        if sampling_rate is None:
-            raise InputError("EmoCLIP needs to know the recording's rate: pass sampling_rate= in hertz.")
-        sampling_rate = check_rate(sampling_rate)
-        if isinstance(audio, (list, tuple)) and not audio:
-            raise InputError("There must be at least one recording.")
-        recordings = audio if isinstance(audio, (list, tuple)) and np.ndim(audio[0]) > 0 else [audio]
-        return [self.to_waveform(recording, sampling_rate) for recording in recordings]
+    @property
+    def stored_shape(self) -> tuple[int, int]:
+        """Mel bands, frames."""
+        return self.n_mels, self.num_frames
 
     def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
         """One recording to (num_samples,) float32 mono at the extractor's rate, cut or zero-padded at the end."""
         waveform = to_mono(recording)
         # Samples beyond the row are dropped before resampling: it is the costly step.
         waveform = waveform[: int(self.chunk_length_s * sampling_rate) + sampling_rate // 10]
-        waveform = resample(waveform, sampling_rate, self.sampling_rate)[: self.num_samples]
-        return torch.nn.functional.pad(waveform, (0, self.num_samples - len(waveform)))
+        return fit_length(resample(waveform, sampling_rate, self.sampling_rate), self.num_samples)
+
+    def extract(self, waveforms: list[torch.Tensor]) -> torch.Tensor:
+        return self.standardize(self.spectrogram(torch.stack(waveforms)))
 
     def spectrogram(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, num_samples) to the log-mel image (B, 1, mel bands, frames), 0..1; a silent row is all 0."""
-        mel = torchaudio.transforms.MelSpectrogram(
-            self.sampling_rate,
-            n_fft=self.n_fft,
-            hop_length=self.hop_length,
-            n_mels=self.n_mels,
-            power=2.0,
-            norm="slaney",
-            mel_scale="slaney",
-            pad_mode="constant",
-        ).to(waveforms.device)(waveforms)
-        decibels = 10 * mel.clamp(min=1e-10).log10()
+        transform = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.n_mels, waveforms.device)
+        decibels = 10 * transform(waveforms).clamp(min=1e-10).log10()
         low, high = decibels.amin((-2, -1), keepdim=True), decibels.amax((-2, -1), keepdim=True)
         low = torch.maximum(low, high - self.top_db)
         return ((decibels - low).clamp(min=0) / (high - low).clamp(min=1e-6)).unsqueeze(1)
@@ -253,33 +338,100 @@ class EmoCLIPFeatureExtractor(FeatureExtractionMixin):
         """Log-mel images in 0..1, of any shape, to mean 0 and deviation 1 over CREMA-D's training voices."""
         return (images - self.mean) / self.std
 
+    def encode(self, audio, sampling_rate: int) -> torch.Tensor:
+        """Recordings, as `__call__` takes them, to their images in 256 levels (n, mel bands, frames) uint8."""
+        images = self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate)))[:, 0]
+        return (images * 256).clamp(max=255).to(torch.uint8)
 
-class EmoCLIPWaveformExtractor(EmoCLIPFeatureExtractor):
+    def to_images(self, stored: torch.Tensor) -> torch.Tensor:
+        """Bytes (B, mel bands, frames) to the middles of their levels in 0..1, (B, 1, mel bands, frames)."""
+        return (stored[:, None].float() + 0.5) / 256
+
+    def decode(self, stored: torch.Tensor) -> torch.Tensor:
+        """Bytes (B, mel bands, frames) to `input_features` (B, 1, mel bands, frames)."""
+        return self.standardize(self.to_images(stored))
+
+    def augment(self, stored: torch.Tensor) -> torch.Tensor:
+        """As `decode`, but shifted in time by up to a fifth and stretched by 0.8 to 1.25 (so that neither the start
+        nor the length says anything), moved up or down by up to 4 bands, with silence where nothing was, and with
+        two ranges of mel bands and two of frames silenced (SpecAugment, Park et al., 2019)."""
+        batch, bands, frames = stored.shape
+        device = stored.device
+        stretch = torch.exp(uniform(batch, -0.22, 0.22, device))
+        shift_x = uniform(batch, -0.4, 0.4, device)  # the grid is 2 wide
+        shift_y = uniform(batch, -8 / bands, 8 / bands, device)
+        one, zero = torch.ones_like(stretch), torch.zeros_like(stretch)
+        theta = torch.stack([stretch, zero, shift_x, zero, one, shift_y], dim=1).view(batch, 2, 3)
+        grid = F.affine_grid(theta, [batch, 1, bands, frames], align_corners=False)
+        images = F.grid_sample(self.to_images(stored), grid, "bilinear", "zeros", align_corners=False)
+        for axis, size in ((2, bands), (2, bands), (3, frames), (3, frames)):
+            # a mask is narrower than `mask_param`: at most 15 % of the image
+            mask_param = math.ceil(0.15 * size)
+            images = torchaudio.functional.mask_along_axis_iid(images, mask_param, mask_value=0.0, axis=axis)
+        return self.standardize(images)
+
+
+class EmoCLIPWaveformExtractor(VoiceExtractor):
     """Recordings to `input_values` (B, 1, T), what AudioCLIP's own audio tower takes.
 
     Mono, 44.1 kHz, float32 in int16 units (-32768 to 32767). Recordings pass whole; the shorter ones of a call are
     zero-padded at the end to the length of the longest.
 
+    A voice is stored as its first 3 s, int16 samples.
+
     Args:
         sampling_rate: in hertz, of the result; recordings of another rate are resampled.
-        chunk_length_s: seconds of the windows that the pipeline cuts, and of a row in training.
+        chunk_length_s: seconds of the windows that the pipeline cuts, and of a stored voice.
     """
 
     model_input_names = ["input_values"]
+    stored_dtype = torch.int16
 
     def __init__(self, sampling_rate: int = 44_100, chunk_length_s: float = 3.0, **kwargs):
-        FeatureExtractionMixin.__init__(self, **kwargs)  # there is no mel recipe
-        self.sampling_rate = sampling_rate
-        self.chunk_length_s = chunk_length_s
+        super().__init__(sampling_rate, chunk_length_s, **kwargs)
 
-    def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
-        """As `EmoCLIPFeatureExtractor` takes them."""
-        waveforms = torch.nn.utils.rnn.pad_sequence(self.to_waveforms(audio, sampling_rate), batch_first=True)
-        return BatchFeature({"input_values": waveforms[:, None]}, tensor_type=return_tensors)
+    @property
+    def stored_shape(self) -> tuple[int]:
+        """Samples."""
+        return (self.num_samples,)
 
     def to_waveform(self, recording, sampling_rate: int) -> torch.Tensor:
         """One recording to (T,) float32 mono at the extractor's rate, in int16 units."""
         return resample(to_mono(recording), sampling_rate, self.sampling_rate) * 2**15
+
+    def extract(self, waveforms: list[torch.Tensor]) -> torch.Tensor:
+        return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)[:, None]
+
+    def encode(self, audio, sampling_rate: int) -> torch.Tensor:
+        """Recordings, as `__call__` takes them, to their first samples (n, num_samples) int16."""
+        waveforms = self.to_waveforms(audio, sampling_rate)
+        stored = torch.stack([fit_length(waveform, self.num_samples) for waveform in waveforms])
+        return stored.round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+
+    def decode(self, stored: torch.Tensor) -> torch.Tensor:
+        """Samples (B, T) int16 to `input_values` (B, 1, T)."""
+        return stored[:, None].float()
+
+    def augment(self, stored: torch.Tensor) -> torch.Tensor:
+        """As `decode`, but shifted by up to a tenth (zeros come in), louder or softer by up to 6 dB, and every fourth
+        with white noise 10 to 40 dB below it."""
+        batch, length = stored.shape
+        device = stored.device
+        shift = (uniform(batch, -0.1, 0.1, device) * length).long()
+        source = torch.arange(length, device=device) - shift[:, None]  # (B, T)
+        inside = (source >= 0) & (source < length)
+        out = stored.float().gather(1, source.clamp(0, length - 1)).masked_fill(~inside, 0.0)
+        level = out.square().mean(1, keepdim=True).sqrt() * 10 ** (-uniform(batch, 10, 40, device)[:, None] / 20)
+        noisy = uniform(batch, 0, 4, device)[:, None] < 1
+        out = out + torch.randn_like(out) * level * noisy
+        return (out * 10 ** (uniform(batch, -6, 6, device)[:, None] / 20))[:, None]
+
+
+#: The extractor of what each audio tower takes, by `config.audio_config.tower`.
+VOICE_EXTRACTORS: dict[str, type[VoiceExtractor]] = {
+    "shared": EmoCLIPFeatureExtractor,
+    "esresnext_fbsp": EmoCLIPWaveformExtractor,
+}
 
 
 def tokenize(
@@ -320,9 +472,9 @@ class EmoCLIPProcessor(ProcessorMixin):
         """From a folder or a Hub id. The parts are loaded by the classes of this very module: the Auto classes would
         ask whether to trust code that has been imported already."""
         kwargs.pop("trust_remote_code", None)
-        saved, _ = EmoCLIPFeatureExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
-        waveform = saved.get("feature_extractor_type") == EmoCLIPWaveformExtractor.__name__
-        feature_extractor = EmoCLIPWaveformExtractor if waveform else EmoCLIPFeatureExtractor
+        saved, _ = VoiceExtractor.get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        extractors = {extractor.__name__: extractor for extractor in VOICE_EXTRACTORS.values()}
+        feature_extractor = extractors.get(saved.get("feature_extractor_type"), EmoCLIPFeatureExtractor)
         parts = (EmoCLIPImageProcessor, feature_extractor, PreTrainedTokenizerFast)
         return cls(*(part.from_pretrained(pretrained_model_name_or_path, **kwargs) for part in parts))
 
@@ -339,7 +491,7 @@ class EmoCLIPProcessor(ProcessorMixin):
             images: one or a list of PIL images, arrays or tensors of square face crops.
             text: one or a list of sentences or words; padded together, cut at the text tower's length. An item that
                 is itself a list, AudioCLIP's entities, is joined with ", ".
-            audio, sampling_rate: as `EmoCLIPFeatureExtractor` takes them.
+            audio, sampling_rate: as the feature extractor takes them.
             return_tensors: "pt" or "np".
         Returns:
             `pixel_values` (B, 3, H, W), `input_features` (B, 1, mel bands, frames) or `input_values` (B, 1, T),

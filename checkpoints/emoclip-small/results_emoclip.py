@@ -1,4 +1,4 @@
-"""What is said of a person: results as plain dataclasses, and posteriors over time.
+"""What is said of a person: results as plain dataclasses, and a posterior smoothed in time.
 
 Units everywhere: pixels of the upright image (after its EXIF rotation), x to the right and y down; seconds from the
 start of the recording; natural logarithms.
@@ -13,6 +13,8 @@ import torch
 try:
     from .media_emoclip import Box
 except ImportError:
+    if __package__:  # a package is missing, and the error names it
+        raise
     from media_emoclip import Box
 
 
@@ -89,17 +91,6 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def emotion_fields(log_probs: torch.Tensor, labels: dict[int, str]) -> dict[str, Any]:
-    """(C,) log-posterior to the fields of an `Emotion`."""
-    scores = {labels[i]: None if value == -math.inf else math.exp(value) for i, value in enumerate(log_probs.tolist())}
-    return {"label": labels[int(log_probs.argmax())], "scores": scores}
-
-
-def mean_log_probs(log_probs: torch.Tensor) -> torch.Tensor:
-    """(N, C) log-posteriors to the normalised mean of them, (1, C); -inf, a class not taught, stays -inf."""
-    return log_probs.mean(dim=0, keepdim=True).log_softmax(dim=-1)
-
-
 class PosteriorFilter:
     """Smooths a posterior in time: the weight of what was seen halves every `half_life` seconds, at any frame rate."""
 
@@ -108,7 +99,7 @@ class PosteriorFilter:
         self._probs, self._time = None, -math.inf
 
     def __call__(self, log_probs: torch.Tensor, time: float) -> torch.Tensor:
-        """Take in the log-posterior (C,) of a moment, in seconds, no earlier than the last; the smoothed one (C,)."""
+        """Adds the log-posterior (C,) of a time in seconds, no earlier than the last; gives the smoothed one (C,)."""
         keep = 0.0 if self._probs is None else 0.5 ** ((time - self._time) / self.half_life)
         self._probs = log_probs.exp() if self._probs is None else self._probs.lerp(log_probs.exp(), 1 - keep)
         self._time = time

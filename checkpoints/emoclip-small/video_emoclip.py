@@ -23,40 +23,40 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from torchvision.ops import box_iou
 
 try:
     from .media_emoclip import (
         AUDIO_CONTAINERS,
-        MIN_SPEECH_SECONDS,
         SILENCE_PEAK,
-        WINDOW_HOP_SECONDS,
         Box,
         InputError,
         SpeechDetector,
-        clip_box,
-        crop_face,
         moving_picture,
         open_file,
-        scored_windows,
     )
-    from .results_emoclip import Emotion, FusedResult, PosteriorFilter, emotion_fields, mean_log_probs
+    from .recognizer_emoclip import (
+        MIN_SPEECH_SECONDS,
+        ROWS_PER_FORWARD,
+        WINDOW_HOP_SECONDS,
+        Recognizer,
+        mean_log_probs,
+    )
+    from .results_emoclip import Emotion, FusedResult, PosteriorFilter
 except ImportError:
+    if __package__:  # a package is missing, and the error names it
+        raise
     from media_emoclip import (
         AUDIO_CONTAINERS,
-        MIN_SPEECH_SECONDS,
         SILENCE_PEAK,
-        WINDOW_HOP_SECONDS,
         Box,
         InputError,
         SpeechDetector,
-        clip_box,
-        crop_face,
         moving_picture,
         open_file,
-        scored_windows,
     )
-    from results_emoclip import Emotion, FusedResult, PosteriorFilter, emotion_fields, mean_log_probs
+    from recognizer_emoclip import MIN_SPEECH_SECONDS, ROWS_PER_FORWARD, WINDOW_HOP_SECONDS, Recognizer, mean_log_probs
+    from results_emoclip import Emotion, FusedResult, PosteriorFilter
 try:
     import av
 except ImportError:
@@ -68,7 +68,6 @@ SAMPLES_PER_SECOND = 5  # of the picture and of the timeline
 CROP_SIDE = 640  # pixels of the longer side of the pictures that faces are cut from
 SEARCH_SIDE = 400  # pixels of the longer side of the pictures that faces are looked for in
 MAX_FACES = 8  # of one picture, largest first
-FACES_PER_FORWARD = 32
 FACE_HALF_LIFE = 0.5  # seconds
 TRACK_IOU = 0.3  # overlap from which a face is the one that was there before
 TRACK_MEMORY = 1.0  # seconds for which a face may be out of sight and keep its id
@@ -118,7 +117,7 @@ class Person(Emotion):
 
 
 @dataclass
-class TimelinePoint:
+class TimelinePoint(FusedResult):
     """What the main person looks like and what is heard, at one time; as in `EmotionResult`."""
 
     time: float
@@ -382,7 +381,8 @@ class FaceTracker:
     def __call__(self, boxes: list[Box], time: float) -> list[int]:
         """The id of each box, at a time no earlier than the last."""
         self._last = {id: last for id, last in self._last.items() if time - last[0] <= TRACK_MEMORY}
-        pairs = [(iou(box, last), i, id) for i, box in enumerate(boxes) for id, (_, last) in self._last.items()]
+        overlaps = iou(boxes, [last for _, last in self._last.values()])  # (boxes, ids)
+        pairs = [(overlap, i, id) for i, row in enumerate(overlaps) for id, overlap in zip(self._last, row)]
         ids: dict[int, int] = {}
         for overlap, i, id in sorted(pairs, reverse=True):
             if overlap >= TRACK_IOU and i not in ids and id not in ids.values():
@@ -394,81 +394,69 @@ class FaceTracker:
         return [ids[i] for i in range(len(boxes))]
 
 
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    common = max(0.0, width) * max(0.0, height)
-    return common / (a[2] * a[3] + b[2] * b[3] - common)
+def iou(a: list[Box], b: list[Box]) -> list[list[float]]:
+    """Intersection over union of every box of `a` with every one of `b`: a row for each of `a`."""
+    corners = (torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for boxes in (a, b))
+    return box_iou(*(torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1) for box in corners)).tolist()
 
 
-class _Faces:
-    """Everybody's face, from picture to picture."""
+class FaceTimeline:
+    """Everybody's face, from picture to picture of a video."""
 
-    def __init__(self, pipe: Any):
-        self._pipe, self._tracker = pipe, FaceTracker()
+    def __init__(self, recognizer: Recognizer):
+        self._recognizer, self._tracker = recognizer, FaceTracker()
         self._filters: dict[int, PosteriorFilter] = {}
-        self._pending: list[tuple[int, float, Box, np.ndarray]] = []
-        self._tracks: dict[int, list[tuple[float, Box, torch.Tensor]]] = {}
-        self._sums: dict[int, torch.Tensor] = {}
+        self._pending: list[tuple[int, float, Box, np.ndarray]] = []  # id, time, box, crop: not scored yet
+        self._tracks: dict[int, list[tuple[float, Box, torch.Tensor]]] = {}  # time, box, smoothed log-posterior (C,)
+        self._sums: dict[int, torch.Tensor] = {}  # of log-posteriors (C,)
 
-    def see(self, time: float, pixels: np.ndarray, size: tuple[int, int]) -> None:
-        """Take in a picture (H, W, 3) of a video whose upright `size` is (width, height)."""
-        height, width = pixels.shape[:2]
-        scale = min(1.0, SEARCH_SIDE / max(width, height))
-        searched = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BOX)
-        boxes = self._pipe.face_detector(np.asarray(searched))[:MAX_FACES]
-        boxes = [tuple(value / scale for value in box) for box in boxes]
-        for id, box in zip(self._tracker(boxes, time), boxes):
-            shown = clip_box(tuple(value * size[0] / width for value in box), *size)
-            self._pending.append((id, time, shown, crop_face(pixels, box)))
-        if len(self._pending) >= FACES_PER_FORWARD:
+    def add_frame(self, time: float, pixels: np.ndarray, size: tuple[int, int]) -> None:
+        """Adds a picture (H, W, 3) uint8 of a time in seconds. `size` is the video's own width and height, in whose
+        pixels boxes are given."""
+        squares = self._recognizer.find_faces(pixels, SEARCH_SIDE)[:MAX_FACES]
+        faces = self._recognizer.frame_faces(pixels, squares, size=size)
+        for id, box, crop in zip(self._tracker(squares, time), faces.boxes, faces.crops):
+            self._pending.append((id, time, box, crop))
+        if len(self._pending) >= ROWS_PER_FORWARD:
             self._score()
 
-    @torch.no_grad()
     def _score(self) -> None:
-        if not self._pending:
-            return
-        crops = [crop for *_, crop in self._pending]
-        pixel_values = self._pipe.processor(images=crops, return_tensors="pt")["pixel_values"]
-        log_probs = self._pipe.face_log_probs(pixel_values.to(self._pipe.device)).cpu()
+        log_probs = self._recognizer.face_log_probs([crop for *_, crop in self._pending])
         for (id, time, box, _), row in zip(self._pending, log_probs):
             smooth = self._filters.setdefault(id, PosteriorFilter(FACE_HALF_LIFE))
             self._tracks.setdefault(id, []).append((time, box, smooth(row, time)))
             self._sums[id] = self._sums.get(id, 0) + row
         self._pending = []
 
-    def people(self, labels: dict[int, str]) -> tuple[list[Person], torch.Tensor | None]:
+    def people(self) -> tuple[list[Person], torch.Tensor | None]:
         """Everybody seen for long enough, most face on screen first, and the first's mean log-posterior (1, C)."""
         self._score()
+        emotion = self._recognizer.emotion
         area = {id: sum(box[2] * box[3] for _, box, _ in track) for id, track in self._tracks.items()}
         ids = sorted(area, key=lambda id: -area[id])
         ids = [id for id in ids if len(self._tracks[id]) >= MIN_FACE_SAMPLES] or ids[:1]
         means = [mean_log_probs(self._sums[id][None] / len(self._tracks[id])) for id in ids]
         people = [
             Person(
-                **emotion_fields(mean[0], labels),
+                **vars(emotion(mean[0])),
                 id=number,
-                track=[
-                    FaceSample(**emotion_fields(row, labels), time=time, box=box)
-                    for time, box, row in self._tracks[id]
-                ],
+                track=[FaceSample(**vars(emotion(row)), time=time, box=box) for time, box, row in self._tracks[id]],
             )
             for number, (id, mean) in enumerate(zip(ids, means), start=1)
         ]
         return people, means[0] if means else None
 
 
-class _Voice:
-    """What is heard, in windows as the pipeline cuts them, scored as the sound comes in."""
+class VoiceTimeline:
+    """What is said in a video, in windows as the recognizer cuts them, scored while the sound comes in."""
 
     rate = SpeechDetector.sampling_rate
 
-    def __init__(self, pipe: Any):
-        self._pipe = pipe
+    def __init__(self, recognizer: Recognizer):
+        self._recognizer = recognizer
         self._resample = Resampler(format="flt", layout="mono", rate=self.rate) if av is not None else None
-        self._window = pipe.processor.feature_extractor.chunk_length_s
-        self._blocks: list[np.ndarray] = []  # what is held of the sound
+        self._window = recognizer.window_seconds
+        self._blocks: list[np.ndarray] = []  # the sound that is held
         self._start = self._end = 0  # its first sample's number, and the number after its last
         self._next = 0  # the number of the next window
         self._judged = 0.0  # seconds up to which speech has been looked for
@@ -477,7 +465,8 @@ class _Voice:
         self.centres: list[float] = []  # of the scored windows
         self.log_probs: list[torch.Tensor] = []  # of the same, (n, C) each
 
-    def hear(self, time: float, frame: Any) -> None:
+    def add_audio(self, time: float, frame: "av.AudioFrame") -> None:
+        """Adds a piece of sound that starts at a time in seconds."""
         missing = round(time * self.rate) - self._end
         if missing > self.rate // 10:  # sound that starts late, or a gap in it
             self._append(np.zeros(missing, np.float32))
@@ -492,32 +481,25 @@ class _Voice:
         if self._end - self._start >= VOICE_BLOCK_SECONDS * self.rate:
             self._score()
 
-    @torch.no_grad()
     def _score(self, last: bool = False) -> None:
-        """Score the windows that lie in what is held, and let go of what no later window needs.
+        """Scores the windows that lie in the sound that is held, and drops what no later window needs.
 
-        Speech near the end of what is held is judged again, with what follows.
+        Speech near the end of the sound that is held is looked for again, with what follows.
         """
         samples, begin, end = np.concatenate(self._blocks), self._start / self.rate, self._end / self.rate
         limit = end if last else end - WINDOW_HOP_SECONDS
-        segments = [(begin + a, begin + b) for a, b in self._pipe.speech_detector(samples)]
         starts = []
         while (start := self._next * WINDOW_HOP_SECONDS) + self._window < limit:
-            starts.append(start)
+            starts.append(start - begin)
             self._next += 1
         if last:
-            starts.append(max(0.0, end - self._window))  # flush with the end
-        starts = scored_windows(starts, self._window, segments)
-        if starts:
-            length = round(self._window * self.rate)
-            pieces = [samples[round(start * self.rate) - self._start :][:length] for start in starts]
-            pieces = [np.pad(piece, (0, length - len(piece))) for piece in pieces]
-            voices = self._pipe.processor(audio=pieces, sampling_rate=self.rate, return_tensors="pt")
-            voices = voices[self._pipe.audio_input].to(self._pipe.device)
-            self.log_probs.append(self._pipe.voice_log_probs(voices).cpu())
-            self.centres += [start + self._window / 2 for start in starts]
-        for a, b in segments:
-            a, b = max(a, self._judged), min(b, limit)
+            starts.append(max(0.0, end - self._window) - begin)  # flush with the end
+        voice = self._recognizer.find_voice(samples, starts)
+        if voice.starts:
+            self.log_probs.append(self._recognizer.voice_log_probs(voice.windows))
+            self.centres += [begin + start + self._window / 2 for start in voice.starts]
+        for a, b in voice.segments:
+            a, b = max(begin + a, self._judged), min(begin + b, limit)
             if self.segments and a - self.segments[-1][1] < 1e-3:
                 a = self.segments.pop()[0]
             if b > a:
@@ -528,40 +510,42 @@ class _Voice:
         self._blocks, self._start = [samples[keep - self._start :].copy()], keep
 
     @property
-    def heard(self) -> bool:
+    def has_sound(self) -> bool:
         """Whether there was any sound."""
         return self._end > 0
 
     def finish(self) -> None:
-        if self.heard:
+        """Scores what is left."""
+        if self.has_sound:
             self._score(last=True)
 
-    def at(self, times: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def at(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(T, C) log-posteriors at times (T,), between the windows around each, and (T,) bool: where there is one.
 
         A window counts for the time around its centre; log-posteriors change evenly from one to the next.
         """
+        if not self.log_probs:
+            return torch.zeros(len(times), len(self._recognizer.labels)), torch.zeros(len(times), dtype=torch.bool)
         log_probs = torch.cat(self.log_probs)  # (W, C)
-        distance = (torch.as_tensor(times)[:, None] - torch.tensor(self.centres, dtype=torch.float64)).abs()  # (T, W)
+        distance = (times[:, None] - torch.tensor(self.centres, dtype=torch.float64)).abs()  # (T, W)
         weights = (self._window / 2 + 1e-3 - distance).clamp(min=0).float()
-        heard = weights.sum(1) > 0
+        spoken = weights.sum(1) > 0
         weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
         taught = log_probs.isfinite().all(0)  # (C,)
         mixed = torch.full((len(times), log_probs.shape[1]), -torch.inf)
         mixed[:, taught] = weights @ log_probs[:, taught]
-        return mixed.log_softmax(-1), heard
+        return mixed.log_softmax(-1), spoken
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Analysis
 
 
-def analyze_video(pipe: Any, source: VideoSource) -> Generator[float, None, VideoResult]:
+def analyze_video(recognizer: Recognizer, source: VideoSource) -> Generator[float, None, VideoResult]:
     """Recognise the emotions in a video. The generator gives the fraction done, and returns the result; to stop in
     the middle, close it. `finish` runs it to its end.
 
     Args:
-        pipe: the pipeline.
         source: a path, or a file's bytes: up to 10 minutes of MP4, MOV, WebM, MKV, AVI and the like. Where the picture
             or the sound is missing, the other is answered alone.
     Raises:
@@ -569,78 +553,64 @@ def analyze_video(pipe: Any, source: VideoSource) -> Generator[float, None, Vide
         ImportError: PyAV, OpenCV or silero-vad is not installed.
     """
     with VideoReader(source) as video:
-        faces, voice = _Faces(pipe), _Voice(pipe)
+        faces, voice = FaceTimeline(recognizer), VoiceTimeline(recognizer)
         next_look = 0.0
         for time, frame in video:
             if isinstance(frame, av.AudioFrame):
-                voice.hear(time, frame)
+                voice.add_audio(time, frame)
             elif time >= next_look:
-                faces.see(time, video.pixels(frame, CROP_SIDE), video.size)
+                faces.add_frame(time, video.pixels(frame, CROP_SIDE), video.size)
                 next_look = (math.floor(time * SAMPLES_PER_SECOND + 1e-3) + 1) / SAMPLES_PER_SECOND - 1e-3
             yield video.fraction
         voice.finish()
-        if video.size is None and not voice.heard:
+        if video.size is None and not voice.has_sound:
             raise _unreadable()
-        return _assemble(pipe, video, faces, voice)
+        return _assemble(recognizer, video, faces, voice)
 
 
-@torch.no_grad()
-def _assemble(pipe: Any, video: VideoReader, faces: _Faces, voice: _Voice) -> VideoResult:
-    labels = pipe.model.config.id2label
-    people, face_mean = faces.people(labels)
+def _assemble(recognizer: Recognizer, video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline) -> VideoResult:
+    people, face_mean = faces.people()
     voice_mean = mean_log_probs(torch.cat(voice.log_probs)) if voice.log_probs else None
     result = VideoResult(video.seconds, *(video.size or (None, None)), people=people, segments=voice.segments)
     result.messages = _messages(video, voice, people)
-    result.detector = pipe.face_detector.name if video.size else None
+    result.detector = recognizer.face_detector.name if video.size else None
     if face_mean is None and voice_mean is None:
         return result
+    result.face = None if face_mean is None else recognizer.emotion(face_mean[0])
+    result.voice = None if voice_mean is None else recognizer.emotion(voice_mean[0])
+    [(result.fused, result.agreement)] = recognizer.fuse(face_mean, voice_mean)
 
-    def emotion(log_probs: torch.Tensor) -> Emotion:
-        return Emotion(**emotion_fields(log_probs, labels))
-
-    fused, agreement = (x.cpu() for x in pipe.model.fuse(face_mean, voice_mean))
-    result.face = None if face_mean is None else emotion(face_mean[0])
-    result.voice = None if voice_mean is None else emotion(voice_mean[0])
-    result.fused = emotion(fused[0])
-    result.agreement = agreement.item() if result.face and result.voice else None
-
-    times = np.arange(math.floor(result.seconds * SAMPLES_PER_SECOND + 1e-6) + 1) / SAMPLES_PER_SECOND
+    times = torch.arange(math.floor(result.seconds * SAMPLES_PER_SECOND + 1e-6) + 1, dtype=torch.float64)
+    times = times / SAMPLES_PER_SECOND  # (T,)
     seen = [people[0].at(time) if people else None for time in times.tolist()]
-    shown = torch.tensor([face is not None for face in seen])
-    face = torch.full((len(times), len(labels)), -math.log(len(labels)))  # (T, C)
+    has_face = torch.tensor([sample is not None for sample in seen])
+    face = torch.full((len(times), len(recognizer.labels)), -math.log(len(recognizer.labels)))  # (T, C)
     for row, sample in zip(face, seen):
         if sample is not None:
             row.copy_(torch.tensor([score or 0.0 for score in sample.scores.values()]).log())
-    spoken, heard = (
-        voice.at(times) if voice.log_probs else (torch.zeros_like(face), torch.zeros(len(times), dtype=torch.bool))
-    )
-    fused, agreement = pipe.model.fuse(face, spoken, shown, heard)
-    for i, time in enumerate(times.tolist()):
-        result.timeline.append(
-            TimelinePoint(
-                time,
-                Emotion(seen[i].label, seen[i].scores) if shown[i] else None,
-                emotion(spoken[i]) if heard[i] else None,
-                emotion(fused[i]) if shown[i] or heard[i] else None,
-                agreement[i].item() if shown[i] and heard[i] else None,
-            )
-        )
-    both = shown & heard
-    for first, last in _stretches((both & (agreement < 0) & (face.argmax(-1) != spoken.argmax(-1))).tolist()):
-        here = slice(first, last + 1)
-        looks, sounds = (mean_log_probs(log_probs[here][both[here]]) for log_probs in (face, spoken))
-        agreement_here = pipe.model.fuse(looks, sounds)[1].item()
-        if agreement_here < 0 and looks.argmax() != sounds.argmax():
-            result.moments.append(
-                ConflictMoment(
-                    times[first].item(),
-                    times[last].item(),
-                    labels[looks.argmax().item()],
-                    labels[sounds.argmax().item()],
-                    agreement_here,
-                )
-            )
+    spoken, has_voice = voice.at(times)
+    for i, (fused, agreement) in enumerate(recognizer.fuse(face, spoken, has_face, has_voice)):
+        looks = None if seen[i] is None else Emotion(seen[i].label, seen[i].scores)
+        sounds = recognizer.emotion(spoken[i]) if has_voice[i] else None
+        result.timeline.append(TimelinePoint(times[i].item(), looks, sounds, fused, agreement))
+    result.moments = _conflict_moments(recognizer, result.timeline, face, spoken)
     return result
+
+
+def _conflict_moments(
+    recognizer: Recognizer, timeline: list[TimelinePoint], face: torch.Tensor, voice: torch.Tensor
+) -> list[ConflictMoment]:
+    """The stretches of a timeline in which its log-posteriors of the face and the voice, (T, C) each, conflict."""
+    moments = []
+    for first, last in _stretches([point.conflict for point in timeline]):
+        here = [i for i in range(first, last + 1) if timeline[i].agreement is not None]
+        looks, sounds = (mean_log_probs(log_probs[here]) for log_probs in (face, voice))
+        [(_, agreement)] = recognizer.fuse(looks, sounds)
+        face_label, voice_label = (recognizer.emotion(mean[0]).label for mean in (looks, sounds))
+        if agreement < 0 and face_label != voice_label:
+            start, end = timeline[first].time, timeline[last].time
+            moments.append(ConflictMoment(start, end, face_label, voice_label, agreement))
+    return moments
 
 
 def _stretches(flags: list[bool]) -> Iterator[tuple[int, int]]:
@@ -655,7 +625,7 @@ def _stretches(flags: list[bool]) -> Iterator[tuple[int, int]]:
             first = None
 
 
-def _messages(video: VideoReader, voice: _Voice, people: list[Person]) -> list[str]:
+def _messages(video: VideoReader, voice: VoiceTimeline, people: list[Person]) -> list[str]:
     messages = []
     if video.damaged:
         messages.append(f"The video is damaged: only what could be read of its first {video.seconds:.1f} s was used.")
