@@ -135,9 +135,6 @@ def test_unknown_presets_are_named():
         EmoCLIPConfig.from_preset("large")
 
 
-# --- The heads
-
-
 def test_a_head_has_its_prior_temperature_and_bias():
     config = tiny_config(face_temperature=1.5, voice_bias={"sad": 0.2})
     face, voice = config.head("face"), config.head("voice")
