@@ -3,10 +3,11 @@
     python benchmarks/live_speed.py                       # the demo itself is started, on a free port
     python benchmarks/live_speed.py --visitors 1 --seconds 30
 
-Each visitor does what the page does (demo/static/live.js): frames of 480 x 360 pixels, never a second before the first is answered
-and not more than 12 a second, and a quarter of a second of sound four times a second. The face moves about, the voice
-is examples/reading.flac. "find" and "recognise" are the server's time for a frame's face, "voice" for a window; what
-is left of the delay is the way there and back, decoding, and waiting for the voice and the other visitors.
+Each visitor does what the page does (demo/static/live.js): frames of 480 x 360 pixels, never a second before the first
+is answered and not more than 12 a second, and a quarter of a second of sound four times a second. The face moves
+about, the voice is examples/reading.flac. "find" and "recognise" are the server's time for a frame's face, "voice" for
+a window; what is left of the delay is the way there and back, decoding, and waiting for the voice and the other
+visitors.
 """
 
 import argparse
