@@ -301,10 +301,10 @@ class EmoCLIPConfig(PreTrainedConfig):
     def calibrate_head(
         self,
         name: Literal["face", "voice"],
-        temperature: dict[str, float] | float = 1.0,
-        bias: dict[str, float] | None = None,
+        temperature: dict[str, float] | float,
+        bias: dict[str, float] | None,
     ):
-        """Sets a head's calibration; by default none.
+        """Sets a head's calibration, by label; a number is the temperature of every class, None a bias of 0.
 
         Raises:
             ValueError: one sentence: a temperature is not positive, or a class of the head has none.

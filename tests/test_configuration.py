@@ -153,7 +153,7 @@ def test_a_head_is_calibrated_saved_and_reset(tmp_path):
     assert config.head("face") == untouched
     config.save_pretrained(tmp_path)
     assert EmoCLIPConfig.from_pretrained(tmp_path).head("voice") == config.head("voice")
-    config.calibrate_head("voice")
+    config.calibrate_head("voice", 1.0, None)
     assert config.head("voice") == tiny_config().head("voice")
 
 
