@@ -24,6 +24,7 @@ CASES = {
     "uneven rows and masks": 5,
     "no shared label": 4,
     "rows without labels": 5,
+    "targets beside the labels, uneven rows and masks": 5,
     "bfloat16, the second process has no voice": 4,
 }
 
@@ -82,9 +83,11 @@ def make_batch(case: str) -> dict[str, torch.Tensor]:
         batch["voice_mask"][4:] = False
     elif case == "the first process has no face":
         batch["face_mask"][:4] = False
-    elif case == "uneven rows and masks":
+    elif case.endswith("uneven rows and masks"):
         batch["face_mask"] = torch.tensor([1, 0, 1, 1, 1, 0, 1, 1]).bool()
         batch["voice_mask"] = torch.tensor([0, 1, 1, 0, 0, 1, 0, 1]).bool()
+        if case.startswith("targets"):
+            batch["face_targets"], batch["voice_targets"] = torch.rand(2, 8, 7, generator=generator).softmax(-1)
     elif case == "no shared label":
         batch["voice_labels"] = torch.tensor([5, 5, 4, 4, 3, 3, 3, 3])
         batch["face_labels"] = torch.tensor([0, 1, 2, 0, 1, 1, 2, 6])

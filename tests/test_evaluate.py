@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import evaluate
 import numpy as np
 import pytest
 import torch
@@ -18,10 +20,23 @@ from PIL import Image
 
 import evaluate_hf
 from configuration_emoclip import LABELS
-from evaluate_hf import EmotionMetrics, emotion_metrics, evaluate_pairs, markdown_table, predict, prepare
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import save_all
 from processing_emoclip import EmoCLIPProcessor
+from training.dataset import HEADS, to_model_input
+from training.evaluation import (
+    CROP_SIDE,
+    evaluate_faces,
+    evaluate_pairs,
+    evaluate_split,
+    evaluate_voices,
+    predict,
+    ten_crops,
+)
+from training.metrics import EmotionMetrics, emotion_metrics
+from training.report import draw, markdown_table, replace_table, write_results
+from training.sources import load_voices
+from training.splits import split_voices
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,7 +114,7 @@ def test_the_error_of_a_calibrated_model_is_what_sampling_makes_of_it():
 
 
 def test_metrics_need_no_network(tmp_path):
-    assert issubclass(EmotionMetrics, evaluate_hf.evaluate.Metric)
+    assert issubclass(EmotionMetrics, evaluate.Metric)
     code = """
 import socket
 def refuse(*args, **kwargs):
@@ -107,7 +122,7 @@ def refuse(*args, **kwargs):
 socket.socket.connect = refuse
 socket.getaddrinfo = refuse
 import numpy as np
-from evaluate_hf import emotion_metrics
+from training.metrics import emotion_metrics
 print(emotion_metrics(np.eye(7), np.arange(7))["accuracy"])
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
@@ -164,11 +179,11 @@ def test_pairings_differ_and_their_spread_is_told(parts):
 
 
 def test_predictions_are_in_order_whatever_the_batch(parts):
-    pixels = torch.randint(0, 256, (5, 48, 48), dtype=torch.uint8)
-    mels = torch.randint(0, 256, (5, 128, 188), dtype=torch.uint8)
-    for inputs in ({"pixels": pixels}, {"mels": mels}):
-        whole = predict(*parts, **inputs)
-        pieces = predict(*parts, **inputs, batch_size=2)
+    faces = torch.randint(0, 256, (5, 48, 48), dtype=torch.uint8)
+    voices = torch.randint(0, 256, (5, *parts[1].feature_extractor.stored_shape), dtype=torch.uint8)
+    for head, stored in zip(HEADS, (faces, voices)):
+        whole = predict(*parts, head, stored)
+        pieces = predict(*parts, head, stored, batch_size=2)
         assert whole[0].shape == (5, 7) and whole[1].shape == (5, 16)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(whole, pieces))
 
@@ -176,9 +191,8 @@ def test_predictions_are_in_order_whatever_the_batch(parts):
 def test_bytes_become_what_the_processor_makes_of_the_original(parts):
     processor = parts[1]
     samples = np.sin(np.arange(32_000) / 9).astype("f4")
-    mel = processor.feature_extractor.spectrogram(processor.feature_extractor.to_waveform(samples, 16_000)[None])
-    stored = (mel[:, 0] * 256).clamp(max=255).byte()
-    features = prepare(processor, None, stored)["input_features"]
+    name, features = to_model_input(processor, "voice", processor.feature_extractor.encode(samples, 16_000))
+    assert name == "input_features"
     expected = processor(audio=samples, sampling_rate=16_000, return_tensors="pt")["input_features"]
     assert (features - expected).abs().max() * processor.feature_extractor.std * 256 <= 0.51  # half a level
 
@@ -205,7 +219,7 @@ def faces_with_votes() -> tuple[Dataset, Dataset]:
 
 def test_faces_are_scored_whole_by_crops_unseen_and_against_the_majority(parts):
     test, train = faces_with_votes()
-    results, (log_probs, labels, embeds) = evaluate_hf.evaluate_faces(*parts, test, train)
+    results, (log_probs, labels, embeds) = evaluate_faces(*parts, test, train)
     assert {name: figures["n"] for name, figures in results.items()} == {
         "face": 4,
         "face_ten_crops": 4,
@@ -228,8 +242,8 @@ def test_faces_are_scored_whole_by_crops_unseen_and_against_the_majority(parts):
 
 def test_the_ten_crops_are_the_corners_the_middle_and_their_mirror_images():
     pixels = torch.randint(0, 256, (2, 48, 48), dtype=torch.uint8)
-    crops = evaluate_hf.ten_crops(pixels)
-    side = evaluate_hf.CROP_SIDE
+    crops = ten_crops(pixels)
+    side = CROP_SIDE
     assert len(crops) == 10 and {tuple(crop.shape) for crop in crops} == {(2, side, side)}
     assert len({crop[0].numpy().tobytes() for crop in crops}) == 10
     assert torch.equal(crops[0], pixels[:, :side, :side]) and torch.equal(crops[3], pixels[:, -side:, -side:])
@@ -240,13 +254,13 @@ def test_voices_are_scored_by_group(parts):
     generator = np.random.default_rng(0)
     voices = Dataset.from_dict(
         {
-            "mel": [generator.integers(0, 256, 128 * 188, dtype=np.uint8).tobytes() for _ in range(5)],
+            "voice": [generator.integers(0, 256, 128 * 188, dtype=np.uint8).tobytes() for _ in range(5)],
             "label": [0, 1, 2, 3, 4],
             "sex": ["Male", "Female", "Female", "Male", "Female"],
             "age": [20, 29, 30, 51, 74],
         }
     )
-    results, (log_probs, labels, _) = evaluate_hf.evaluate_voices(*parts, voices)
+    results, (log_probs, labels, _) = evaluate_voices(*parts, voices)
     correct = log_probs.argmax(-1).numpy() == labels
     assert results["voice_by"]["sex"] == {
         "Female": {"n": 3, "accuracy": pytest.approx(correct[[1, 2, 4]].mean())},
@@ -263,11 +277,11 @@ def test_voices_are_scored_by_group(parts):
 def folds(tmp_path, parts) -> Path:
     """The folders of folds 0, 1, 2 and 4, each tested on its actors by a model of its own."""
     write_voices(tmp_path / "voices", sentences=("DFA",))
-    voices = evaluate_hf.load_voices(str(tmp_path / "voices"), parts[1].feature_extractor)
+    voices = load_voices(str(tmp_path / "voices"), parts[1].feature_extractor)
     for fold in (0, 1, 2, 4):
         (tmp_path / f"fold{fold}").mkdir()
-        figures = evaluate_hf.evaluate_split(*parts, None, evaluate_hf.split_voices(voices, fold), "test")
-        evaluate_hf.write_results(figures, tmp_path / f"fold{fold}" / "results.json")
+        figures = evaluate_split(*parts, None, split_voices(voices, fold), "test")
+        write_results(figures, tmp_path / f"fold{fold}" / "results.json")
     return tmp_path
 
 
@@ -305,10 +319,10 @@ def test_a_fold_that_was_tested_on_something_else_is_refused(folds):
 
 def test_the_picture_is_drawn(tmp_path, parts):
     pytest.importorskip("matplotlib")
-    results, _ = evaluate_hf.evaluate_faces(*parts, *faces_with_votes())
-    evaluate_hf.draw(results, tmp_path / "figures.png", list(LABELS))
+    results, _ = evaluate_faces(*parts, *faces_with_votes())
+    draw(results, tmp_path / "figures.png")
     with Image.open(tmp_path / "figures.png") as picture:
-        assert min(picture.size) > 300 and len(set(picture.convert("L").getdata())) > 50
+        assert min(picture.size) > 300 and len(np.unique(picture.convert("L"))) > 50
 
 
 # --- The command
@@ -363,26 +377,60 @@ def test_one_command_prints_and_writes_every_figure_with_n(folders):
     assert f"**{100 * results['face']['accuracy']:.1f}**" in done.stdout
 
 
-def test_a_model_that_is_not_there_ends_without_a_traceback(folders):
-    done = command(folders, "--model", "nowhere", "--faces", "none")
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr and "For nowhere the Hub cannot be reached" in done.stderr
+@pytest.fixture
+def run(folders, monkeypatch) -> Callable:
+    """`python evaluate_hf.py ARGUMENTS` in this process; returns what it exits with."""
+    monkeypatch.chdir(folders)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folders / "cache"))  # of a process that it starts
+
+    def run(*arguments: str) -> str | int | None:
+        monkeypatch.setattr(sys, "argv", ["evaluate_hf.py", *arguments])
+        try:
+            evaluate_hf.main()
+        except SystemExit as end:
+            return end.code
+
+    return run
 
 
-def test_folds_that_are_tested_need_no_data_and_a_training_that_fails_no_traceback(folders, folds):
+def test_a_model_that_is_not_there_ends_in_a_sentence(run):
+    end = run("--model", "nowhere", "--faces", "none")
+    assert end.startswith("evaluate_hf.py: For nowhere the Hub cannot be reached") and "\n" not in end
+
+
+def test_folds_that_are_tested_need_no_data_and_a_training_that_fails_no_traceback(run, folders, folds, capfd):
     finish_fold3(folds)
     arguments = ["--model", "model", "--faces", "nowhere", "--protocol", "cremad-5fold"]
     arguments += ["--folds", str(folds), "--output", "folds.json"]
-    done = command(folders, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "voice, mean of five folds" in done.stdout
+    assert run(*arguments) is None
+    assert "voice, mean of five folds" in capfd.readouterr().out
     assert len(json.loads((folders / "folds.json").read_text())["voice_folds"]["folds"]) == 5
     shutil.rmtree(folds / "fold4")
-    done = command(folders, *arguments)
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert "train_hf.py: " in done.stderr and "a fold's training failed, as told above" in done.stderr
+    assert "a fold's training failed, as told above" in run(*arguments)
+    told = capfd.readouterr().err
+    assert "train_hf.py: " in told and "Traceback" not in told
 
 
-def test_nothing_to_evaluate_leaves_the_results_as_they_are(folders):
-    done = command(folders, "--faces", "none", "--voices", "none")
-    assert done.returncode == 2 and "nothing to evaluate" in done.stderr
+def test_nothing_to_evaluate_leaves_the_results_as_they_are(run, capfd):
+    assert run("--faces", "none", "--voices", "none") == 2
+    assert "nothing to evaluate" in capfd.readouterr().err
+
+
+def test_unknown_arguments_are_refused_unless_they_are_for_a_training(run, capfd):
+    assert run("--model", "model", "--num_train_epochs", "2") == 2
+    assert "unrecognized arguments: --num_train_epochs 2" in capfd.readouterr().err
+
+
+def test_a_card_needs_to_know_of_the_training(run):
+    end = run("--model", "model", "--card")
+    assert end == "evaluate_hf.py: model has no training.json, from which its card says how it was trained."
+
+
+def test_the_table_goes_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- results -->\nan old table\n<!-- /results -->\nbelow\n")
+    replace_table(page, "a table")
+    assert page.read_text() == "above\n<!-- results -->\na table\n<!-- /results -->\nbelow\n"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="must have <!-- results --> and <!-- /results --> once each"):
+        replace_table(page, "a table")

@@ -2,18 +2,19 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 from helpers import TINY, write_faces, write_voices
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "experiments"))
 
+import recipe_search  # noqa: E402
 from recipe_search import command_line, interval, merged, train  # noqa: E402
 
 PLAN = {
@@ -43,13 +44,20 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def search(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "experiments" / "recipe_search.py"), "plan.json", "--faces", "faces"]
-    command += ["--voices", "voices", "--folder", "runs", "--jobs", "2", *arguments]
-    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3_000:]
-    return done.stdout
+@pytest.fixture
+def search(folder, monkeypatch, capsys) -> Callable[[], str]:
+    """`python experiments/recipe_search.py` in this process, which starts the trainings; returns what it prints."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
+    arguments = ["plan.json", "--faces", "faces", "--voices", "voices", "--folder", "runs", "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", ["recipe_search.py", *arguments])
+
+    def search() -> str:
+        recipe_search.main()
+        return capsys.readouterr().out
+
+    return search
 
 
 def test_what_is_not_finished_in_time_is_cut_off_and_what_waits_is_not_begun(tmp_path, capsys):
@@ -64,11 +72,11 @@ def test_what_is_not_finished_in_time_is_cut_off_and_what_waits_is_not_begun(tmp
     assert (tmp_path / "quick" / "train.log").read_text() == "well\n"
 
 
-def test_a_plan_is_trained_once_and_told(folder):
-    told = search(folder)
+def test_a_plan_is_trained_once_and_told(folder, search):
+    told = search()
     assert told.count(" done") == 4 and told.count("FAILED") == 2  # whoever fails does not stop the others
     assert "--train_share must be" in (folder / "runs" / "broken-seed0" / "train.log").read_text()
-    again = search(folder)
+    again = search()
     assert " done" not in again and "with-seed0 started" not in again
     text = (folder / "runs" / "table.md").read_text()
     assert text.strip() in again
@@ -95,15 +103,16 @@ def test_the_interval_is_students():
     assert math.isnan(interval([0.7]))
 
 
-@pytest.mark.parametrize("plan", sorted((ROOT / "benchmarks" / "plans").glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("plan", sorted((ROOT / "experiments" / "plans").glob("*.json")), ids=lambda path: path.stem)
 def test_the_plans_name_arguments_that_there_are(plan):
     from transformers import HfArgumentParser
 
-    from train_hf import DataArguments, EmoCLIPTrainingArguments, ModelArguments, build
+    from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
+    from training.build import build_model, build_processor
 
     content = json.loads(plan.read_text())
     for own in content["recipes"].values():
         words = command_line(merged(content["arguments"], own))
         parser = HfArgumentParser((ModelArguments, DataArguments, EmoCLIPTrainingArguments))
         model_args, *_ = parser.parse_args_into_dataclasses(words)
-        build(model_args, [3], [5])
+        build_model(model_args, build_processor(model_args), [3], [5])

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,20 +20,15 @@ from helpers import TINY, write_faces, write_voices
 from safetensors.torch import load_file
 from torch import nn
 
+import train_hf
 from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
-from data_emoclip import load_faces
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
-from train_hf import (
-    DataArguments,
-    EmoCLIPTrainer,
-    EmoCLIPTrainingArguments,
-    ModelArguments,
-    build,
-    class_shares,
-    fit_calibration,
-    train_tokenizer,
-)
+from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
+from training.build import build_model, build_processor, class_shares
+from training.prompts import train_tokenizer
+from training.sources import load_faces
+from training.trainer import EmoCLIPTrainer
 
 ROOT = Path(__file__).parent.parent
 REAL = os.environ.get("EMOCLIP_DATA")
@@ -51,8 +48,8 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
-    """`python train_hf.py recipe.json`, its output in `<name>.log`."""
+def write_recipe(folder: Path, name: str, **arguments) -> str:
+    """A recipe file in the folder, to be used there: its paths are relative."""
     recipe = {
         "config": TINY,
         "faces": "faces",
@@ -69,12 +66,18 @@ def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
         **arguments,
     }
     (folder / f"{name}.json").write_text(json.dumps(recipe))
+    return f"{name}.json"
+
+
+def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
+    """`python train_hf.py recipe.json`, its output in `<name>.log`."""
+    recipe = write_recipe(folder, name, **arguments)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if "faces" not in arguments:  # what `datasets` prepares of the real data is worth keeping
         environment["HF_DATASETS_CACHE"] = str(folder / "cache")
     with open(folder / f"{name}.log", "a") as log:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "train_hf.py"), f"{name}.json"],
+            [sys.executable, str(ROOT / "train_hf.py"), recipe],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -85,6 +88,29 @@ def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
 def finish(process: subprocess.Popen, log: Path) -> str:
     assert process.wait(timeout=300) == 0, log.read_text()[-3_000:]
     return log.read_text()
+
+
+def build(
+    face_labels: Sequence[int] = (0,), voice_labels: Sequence[int] = (0,), **arguments
+) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
+    model_args = ModelArguments(**arguments)
+    processor = build_processor(model_args)
+    return build_model(model_args, processor, face_labels, voice_labels), processor
+
+
+@pytest.fixture
+def train(monkeypatch) -> Callable:
+    """`python train_hf.py recipe.json` in this process."""
+
+    def train(folder: Path, name: str, **arguments):
+        recipe = write_recipe(folder, name, **arguments)
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["train_hf.py", recipe])
+        if "faces" not in arguments:
+            monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        train_hf.main()
+
+    return train
 
 
 def last_state(folder: Path) -> dict:
@@ -118,8 +144,8 @@ def test_one_epoch_ends_with_a_folder_that_loads_and_answers(trained):
         outputs = model(**inputs)
     assert outputs.logits.exp().sum().item() == pytest.approx(1, abs=1e-4)
     assert outputs.face_logits.shape == outputs.voice_logits.shape == (1, 7)
-    for name in ("configuration", "modeling", "processing", "media", "results", "video", "pipeline"):
-        assert (trained / f"{name}_emoclip.py").is_file()
+    code = {path.name for path in ROOT.glob("*_emoclip.py")}
+    assert len(code) > 7 and code <= {path.name for path in trained.iterdir()}
     assert not list(trained.glob("*.bin"))
 
 
@@ -153,9 +179,10 @@ def test_its_card_holds_its_own_figures(trained):
     assert results["splits"] == {"face": "a tenth of train", "voice": "fold 1"}
     config = EmoCLIPConfig.from_pretrained(trained)
     for head in ("face", "voice"):
-        for what in ("temperature", "bias"):
-            values = [str(getattr(config, f"{head}_{what}").get(label, "")) for label in LABELS]
-            assert f"| {head}: {what} | {' | '.join(values)} |" in card
+        calibration = config.head(head)
+        for what, values in (("temperature", calibration.temperature), ("bias", calibration.bias)):
+            cells = [str(values.get(label, "")) for label in LABELS]
+            assert f"| {head}: {what} | {' | '.join(cells)} |" in card
     training = json.loads((trained / "training.json").read_text())
     assert len(training) == 1 and training[0]["rows"] == {"faces": 56, "voices": 36}
 
@@ -176,7 +203,7 @@ def test_every_part_of_the_loss_is_logged_with_the_metrics(trained):
     assert expected | {f"eval_{name}" for name in PARTS} <= set(evaluation[0])
 
 
-def test_an_interrupted_training_goes_on_and_ends_at_the_same_step(folder, trained):
+def test_an_interrupted_training_goes_on_and_ends_at_the_same_step(folder, trained, train, caplog):
     per_epoch = last_state(trained)["global_step"]
     process = start(folder, "torn", num_train_epochs=3)
     deadline = time.monotonic() + 240
@@ -192,19 +219,46 @@ def test_an_interrupted_training_goes_on_and_ends_at_the_same_step(folder, train
     assert not (folder / "torn" / "results.json").exists()
     before = last_state(folder / "torn")["global_step"]
     assert per_epoch <= before < 3 * per_epoch
-    text = finish(start(folder, "torn", num_train_epochs=3), log)
-    assert f"Going on from torn{os.sep}checkpoint-{before}" in text
+    train(folder, "torn", num_train_epochs=3)
+    assert f"Going on from torn{os.sep}checkpoint-{before}" in caplog.text
     state = last_state(folder / "torn")
     assert state["global_step"] == state["max_steps"] == 3 * per_epoch
     assert [e["step"] for e in state["log_history"] if "loss" in e] == list(range(1, 3 * per_epoch + 1))
     EmoCLIPForEmotionClassification.from_pretrained(folder / "torn")
 
 
-def test_a_wrong_source_is_told_in_one_sentence(folder):
-    process = start(folder, "wrong", voices="faces")
-    assert process.wait(timeout=120) != 0
-    text = (folder / "wrong.log").read_text()
-    assert "Traceback" not in text and "AudioWAV" in text
+def test_a_wrong_source_is_told_in_one_sentence(folder, train):
+    with pytest.raises(SystemExit, match=r"^train_hf.py: faces holds neither AudioWAV/\*.wav nor parquet files.$"):
+        train(folder, "wrong", voices="faces")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--hub_revision", "v1"], "--hub_revision is not for EmoCLIP"),
+        (["--config", "[1]"], "--config must be a JSON object"),
+        (["--init_from", "a", "--vision_model", "b"], "--init_from brings an image tower of its own"),
+        (["--votes", "2"], "--votes takes one number from 0 to 1"),
+        (["--torch_compile"], "--torch_compile is not for EmoCLIP"),
+        (["--cutmix", "0.5"], "Some specified arguments are not used"),
+        (["nowhere.json"], "nowhere.json"),
+        (["--use_cpu", "--init_from", "./nowhere"], "There is no folder ./nowhere."),
+        (["--use_cpu", "--faces", "FACES", "--freeze", "heads"], "--freeze takes image, audio and text, not heads."),
+        (["--use_cpu", "--faces", "FACES", "--train_share", "2"], "--train_share must be above 0 and at most 1"),
+        (["--use_cpu", "--faces", "FACES", "--face_labels", "ferplus"], "These faces have no FER+ votes"),
+        (["--use_cpu", "--faces", "FACES", "--fold", "5"], "CREMA-D has folds 0 to 4, not 5."),
+    ],
+)
+def test_a_wrong_argument_is_told_in_one_sentence(folder, monkeypatch, arguments, sentence):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    if "FACES" in arguments:
+        arguments = [str(folder / "faces") if word == "FACES" else word for word in arguments]
+        arguments += ["--voices", str(folder / "voices"), "--config", json.dumps(TINY)]
+    monkeypatch.setattr(sys, "argv", ["train_hf.py", *arguments])
+    with pytest.raises(SystemExit) as error:
+        train_hf.main()
+    assert str(error.value).startswith("train_hf.py: ") and sentence in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_package_that_the_card_needs_is_missed_before_the_training(folder, tmp_path, monkeypatch):
@@ -218,11 +272,10 @@ def test_a_package_that_the_card_needs_is_missed_before_the_training(folder, tmp
 
 
 @pytest.mark.skipif(not REAL, reason="EMOCLIP_DATA does not say where the data is")
-def test_one_epoch_on_200_real_samples(tmp_path):
+def test_one_epoch_on_200_real_samples(tmp_path, train):
     data = Path(REAL).resolve()
     sources = {"faces": str(data / "fer2013"), "voices": str(data / "cremad_mel")}
-    process = start(tmp_path, "real", **sources, max_train_samples=200, max_eval_samples=100)
-    finish(process, tmp_path / "real.log")
+    train(tmp_path, "real", **sources, max_train_samples=200, max_eval_samples=100)
     config = EmoCLIPForEmotionClassification.from_pretrained(tmp_path / "real").config
     assert max(config.face_prior, key=config.face_prior.get) == "happy"
     assert sum(config.face_prior.values()) == pytest.approx(1, abs=1e-4)
@@ -237,7 +290,7 @@ def test_a_resumed_training_has_the_average_and_the_weights_it_stopped_with(fold
     assert average.keys() == live.keys()
     assert not torch.equal(average["face_head.classifier.weight"], live["face_head.classifier.weight"])
     args = EmoCLIPTrainingArguments(**NO_EVALUATION, output_dir=str(folder / "unused"), use_cpu=True)
-    model, processor = build(ModelArguments(init_from=str(trained)), [0], [0])
+    model, processor = build(init_from=str(trained))
     trainer = EmoCLIPTrainer(model, args, processor=processor)
     trainer._load_from_checkpoint(str(newest))
     assert all(torch.equal(value, live[name]) for name, value in trainer.model.state_dict().items())
@@ -246,83 +299,63 @@ def test_a_resumed_training_has_the_average_and_the_weights_it_stopped_with(fold
     assert all(torch.equal(value, live[name]) for name, value in trainer.model.state_dict().items())
 
 
-def test_teachers_answers_are_taught_beside_the_labels(folder, trained):
+def test_teachers_posteriors_are_mixed_into_the_targets(folder, trained):
     teachers = {"teachers": [str(trained)] * 2, "teachers_weight": 0.25}
     args = EmoCLIPTrainingArguments(**NO_EVALUATION, **teachers, output_dir=str(folder / "unused"), use_cpu=True)
-    model, processor = build(ModelArguments(config=TINY), [0], [0])
+    model, processor = build(config=TINY)
     trainer = EmoCLIPTrainer(model, args, processor=processor)
-    labels = F.one_hot(torch.tensor([0, 3, 5, 2]), 7).float()
-    batch = {
+    targets = F.one_hot(torch.tensor([0, 3, 5, 2]), 7).float()
+    inputs = {
         "pixel_values": torch.randn(4, 3, 32, 32),
         "input_features": torch.randn(4, 1, 128, 188),
-        "face_labels": labels,
-        "voice_labels": labels,
+        "face_targets": targets,
+        "voice_targets": targets,
         "face_mask": torch.tensor([True, True, False, True]),
         "voice_mask": torch.tensor([False, True, True, True]),
     }
     teacher = EmoCLIPForEmotionClassification.from_pretrained(trained).eval()
     with torch.no_grad():
-        outputs = teacher(pixel_values=batch["pixel_values"], input_features=batch["input_features"])
-    taught = dict(batch)
-    trainer.teach(taught)
+        outputs = teacher(pixel_values=inputs["pixel_values"], input_features=inputs["input_features"])
+    taught = dict(inputs)
+    trainer.distill(taught)
     for name, logits in (("face", outputs.face_logits), ("voice", outputs.voice_logits)):
-        expected = torch.where(batch[f"{name}_mask"][:, None], 0.75 * labels + 0.25 * logits.softmax(-1), labels)
-        assert torch.allclose(taught[f"{name}_labels"], expected, atol=1e-5)
+        expected = torch.where(inputs[f"{name}_mask"][:, None], 0.75 * targets + 0.25 * logits.softmax(-1), targets)
+        assert torch.allclose(taught[f"{name}_targets"], expected, atol=1e-5)
+
+
+def test_targets_are_mixed_and_classes_stay_the_rows_own(folder):
+    args = EmoCLIPTrainingArguments(**NO_EVALUATION, output_dir=str(folder / "unused"), use_cpu=True)
+    model, processor = build(config=TINY)
+    trainer = EmoCLIPTrainer(model, args, processor=processor, votes=(0.5, 0.25), mixup=0.2)
+    torch.manual_seed(0)
+    classes, voted = torch.randint(0, 6, (2, 16))
+    votes = F.one_hot(voted, 7).float()
+    batch = {
+        "faces": torch.randint(0, 256, (16, 48, 48), dtype=torch.uint8),
+        "voices": torch.randint(0, 256, (16, 128, 188), dtype=torch.uint8),
+        "face_labels": classes,
+        "voice_labels": classes,
+        "face_votes": votes,
+        "voice_votes": votes,
+        "face_mask": torch.ones(16, dtype=torch.bool),
+        "voice_mask": torch.arange(16) % 4 != 0,
+    }
+    inputs = trainer.to_model_inputs(batch, train=True)
+    assert torch.equal(inputs["face_labels"], classes) and torch.equal(inputs["voice_labels"], classes)
+    own = F.one_hot(classes, 7).float()
+    for name, weight in (("face", 0.5), ("voice", 0.25)):
+        targets, alone = inputs[f"{name}_targets"], own.lerp(votes, weight)
+        assert torch.allclose(targets.sum(-1), torch.ones(16)) and not torch.allclose(targets, alone)
+        absent = ~batch[f"{name}_mask"]
+        assert torch.allclose(targets[absent], alone[absent])
+    assert inputs["pixel_values"].shape == (16, 3, 32, 32) and inputs["input_features"].shape == (16, 1, 128, 188)
+    chosen = trainer.to_model_inputs(batch, train=False)
+    assert "face_targets" not in chosen and torch.equal(chosen["voice_labels"], classes)
+    decoded = processor.feature_extractor.decode(batch["voices"])
+    assert torch.equal(chosen["input_features"], decoded)  # neither augmented nor mixed
 
 
 # --- Its parts
-
-
-BIAS = torch.tensor([0.5, -0.3, 0.2, 0.0, -0.6, 0.3, -0.1])  # of mean 0: only differences show
-
-
-def draw(
-    logits: torch.Tensor, temperature: torch.Tensor, bias: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Labels (n,) of which `logits` (n, C), calibrated so, are the log-probabilities."""
-    return torch.multinomial((logits / temperature + bias).softmax(-1), 1, generator=generator).flatten()
-
-
-def test_the_fitted_calibration_is_the_one_that_labels_were_drawn_with():
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(20_000, 7, generator=generator)
-    for scale in (0.5, 1.0, 2.0):
-        temperature = scale * torch.linspace(0.7, 1.3, 7)
-        labels = draw(logits, temperature, BIAS, generator)
-        fitted_temperature, fitted_bias = fit_calibration(logits, labels)
-        assert fitted_temperature == pytest.approx(temperature.tolist(), rel=0.1)
-        assert fitted_bias == pytest.approx(BIAS.tolist(), abs=0.1)
-
-
-def test_calibrated_posteriors_are_the_class_shares_on_average():
-    """What the fusion divides by."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(20_000, 7, generator=generator)
-    labels = draw(logits, torch.linspace(1, 2, 7), BIAS, generator)
-    temperature, bias = map(torch.tensor, fit_calibration(logits, labels))
-    means = (logits / temperature + bias).softmax(-1).mean(0)
-    assert means.tolist() == pytest.approx((torch.bincount(labels) / len(labels)).tolist(), abs=1e-3)
-
-
-def test_a_class_that_was_not_taught_does_not_disturb_the_calibration():
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(5_000, 7, generator=generator)
-    logits[:, 6] = -torch.inf
-    labels = draw(logits, torch.full((7,), 2.0), torch.zeros(7), generator)
-    temperature, bias = fit_calibration(logits, labels)
-    assert temperature == pytest.approx([2] * 6 + [1], rel=0.2) and bias == pytest.approx([0] * 7, abs=0.15)
-    assert (temperature[6], bias[6]) == (1, 0)
-
-
-@pytest.mark.parametrize("count", [3, 100])
-def test_calibration_never_worsens_the_likelihood_and_stays_finite(count):
-    generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(count, 7, generator=generator), torch.randint(0, 7, (count,), generator=generator)
-    for values in (logits, F.one_hot(labels, 7).float()):  # pure noise, and labels that nothing contradicts
-        temperature, bias = map(torch.tensor, fit_calibration(values, labels))
-        assert temperature.min() > 0.05 and temperature.max() < 20 and bias.abs().max() < 5  # no more than labels tell
-        calibrated = values / temperature + bias
-        assert F.cross_entropy(calibrated, labels) <= F.cross_entropy(values, labels)
 
 
 def test_the_votes_weight_is_of_both_or_of_face_and_voice():
@@ -360,7 +393,7 @@ def test_priors_are_the_shares_of_the_training_labels():
 
 
 def test_training_goes_on_from_a_checkpoint_with_priors_and_a_calibration_of_its_own(trained):
-    model, processor = build(ModelArguments(init_from=str(trained)), [3] * 10, [5] * 10)
+    model, processor = build([3] * 10, [5] * 10, init_from=str(trained))
     assert set(model.config.face_temperature.values()) == set(model.config.voice_temperature.values()) == {1}
     assert set(model.config.face_bias.values()) == set(model.config.voice_bias.values()) == {0}
     assert max(model.config.face_prior, key=model.config.face_prior.get) == "happy"
@@ -370,13 +403,13 @@ def test_training_goes_on_from_a_checkpoint_with_priors_and_a_calibration_of_its
     assert processor.image_processor.size["height"] == 32
 
 
-def test_no_epoch_calibrates_the_heads_anew_and_leaves_the_weights_as_they_were(folder, trained):
+def test_no_epoch_calibrates_the_heads_anew_and_leaves_the_weights_as_they_were(folder, trained, train):
     config = json.loads((trained / "config.json").read_text())
     for head in ("face", "voice"):
         config |= {f"{head}_temperature": 3.0, f"{head}_bias": dict.fromkeys(config[f"{head}_bias"], 0.0)}
     shutil.copytree(trained, folder / "uncalibrated")
     (folder / "uncalibrated" / "config.json").write_text(json.dumps(config))
-    finish(start(folder, "anew", init_from="uncalibrated", config={}, num_train_epochs=0), folder / "anew.log")
+    train(folder, "anew", init_from="uncalibrated", config={}, num_train_epochs=0)
     weights = [(path / "model.safetensors").read_bytes() for path in (trained, folder / "anew")]
     assert weights[0] == weights[1]
     expected, config = (EmoCLIPConfig.from_pretrained(path) for path in (trained, folder / "anew"))
@@ -397,7 +430,7 @@ def test_the_tokenizer_numbers_as_the_text_tower_expects():
 def test_a_text_tower_of_another_vocabulary_still_reads_to_the_end():
     """The end token, where the tower pools, must be the tokenizer's whatever the sizes."""
     text = {name: value for name, value in TINY["text_config"].items() if "token_id" not in name}
-    model, processor = build(ModelArguments(config={**TINY, "text_config": text}), [0], [0])
+    model, processor = build(config={**TINY, "text_config": text})
     inputs = processor(text=["a happy face", "someone who sounds furious"], return_tensors="pt")
     with torch.no_grad():
         first, second = model.eval().emoclip.get_text_features(**inputs).pooler_output
