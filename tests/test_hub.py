@@ -509,7 +509,7 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
         "me/cut": "cut off or damaged",
         "me/newer": "newer than the code",
         "me/cats": "`id2label`",
-        "me/towerless": "`loss_reduction`",
+        "me/towerless": "'loss_reduction'",
         "me/listed": "cannot be loaded",
         "me/wordless": "`words`",
         "me/ageless": "`format_version`",

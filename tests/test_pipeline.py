@@ -208,8 +208,7 @@ def test_a_video_given_as_a_recording_says_that_it_was_not_looked_at(pipe):
     assert result.voice and "only the sound was used" in result.messages[0]
 
 
-def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_saved_with_the_model_it_is_found_by_the_factory(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert config["custom_pipelines"]["emotion-recognition"]["impl"] == "pipeline_emoclip.EmotionRecognitionPipeline"

@@ -19,7 +19,7 @@ LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 #: CREMA-D was acted without surprise, so the voice head is taught the other six.
 VOICE_LABELS = LABELS[:-1]
 
-#: Of config.json. It grows where earlier code would read a newer file wrongly, so that it refuses it instead.
+#: Of config.json. It is raised where older code would misread a newer file, which that code then refuses.
 FORMAT_VERSION = 3
 
 DEFAULT_LOSS_WEIGHTS = {
@@ -301,10 +301,10 @@ class EmoCLIPConfig(PreTrainedConfig):
     def calibrate_head(
         self,
         name: Literal["face", "voice"],
-        temperature: dict[str, float] | float = 1.0,
-        bias: dict[str, float] | None = None,
+        temperature: dict[str, float] | float,
+        bias: dict[str, float] | None,
     ):
-        """Sets a head's calibration; by default none.
+        """Sets a head's calibration, by label; a number is the temperature of every class, None a bias of 0.
 
         Raises:
             ValueError: one sentence: a temperature is not positive, or a class of the head has none.
@@ -332,14 +332,15 @@ class EmoCLIPConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
             if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
                 raise ValueError(f"`{name}` must be positive shares that sum to 1, got {prior}.")
-        for name, head in (("face", self.head("face")), ("voice", self.head("voice"))):
-            classes, temperatures, biases = set(head.prior), head.temperature.values(), head.bias.values()
-            if set(head.temperature) != classes or not all(0 < value < math.inf for value in temperatures):
+        for name in ("face", "voice"):
+            head = self.head(name)
+            temperatures, biases = head.temperature.values(), head.bias.values()
+            if set(head.temperature) != set(head.prior) or not all(0 < value < math.inf for value in temperatures):
                 raise ValueError(
                     f"`{name}_temperature` must be a positive number, or one for each of {list(head.prior)} alone, "
                     f"got {head.temperature}."
                 )
-            if set(head.bias) != classes or not all(map(math.isfinite, biases)):
+            if set(head.bias) != set(head.prior) or not all(map(math.isfinite, biases)):
                 raise ValueError(
                     f"`{name}_bias` must give a number to each of {list(head.prior)} alone, got {head.bias}."
                 )

@@ -3,8 +3,8 @@
     tower = ESResNeXt(EmoCLIPAudioConfig(tower="esresnext_fbsp"), output_dim=1024).eval()
     tower(waveforms)    # (B, 1, T) samples at 44.1 kHz in int16 units to (B, 1024)
 
-A learned time-frequency transform makes an image of three frequency bands of the waveform, a ResNeXt with attention
-reads it.
+A learned time-frequency transform turns the waveform into an image whose channels are three frequency bands; a ResNeXt
+with attention reads it.
 """
 
 import math
@@ -25,7 +25,7 @@ except ImportError:
 def blackman_harris_window(length: int) -> torch.Tensor:
     """The periodic Blackman-Harris window of four terms (Harris, 1978), (length,) float32."""
     terms = (0.35875, 0.48829, 0.14128, 0.01168)
-    # The device is named because transformers builds models on the meta device, and torch.linspace on the CPU there.
+    # transformers builds models on the meta device, but has torch.linspace make its tensors on the CPU even there.
     window = torch.signal.windows.general_cosine(length, a=terms, sym=False, dtype=torch.float64, device="cpu")
     return window.float()
 
