@@ -92,11 +92,11 @@ GROUP_TITLES = {
 
 
 def charts(results: dict[str, Any], num_taught: dict[str, int]) -> str:
-    """The figures of `results.json`, those that it has: the three that matter most as numbers, what is taken for what
-    and how sure is right how often as pictures, and all of them as bars, which fold away.
+    """The figures of `results.json`, as far as it has them, as HTML: three accuracies, a confusion table and a
+    reliability diagram of each head, and every figure as a bar in a list that folds away.
 
     Args:
-        num_taught: how many emotions the `face` and the `voice` know; guessing is right once in so many times.
+        num_taught: how many emotions the `face` and the `voice` head know; chance is one in so many.
     """
     if not results:
         return ""
@@ -129,7 +129,7 @@ def _headlines(results: dict[str, Any]) -> str:
 
 
 def _confusion(head: str, figures: dict[str, Any]) -> str:
-    """A table: what share of each label, in percent, got which answer."""
+    """A confusion table: of each label, the share of every answer, in percent."""
     labels = list(COLOURS)
     columns = [i for i, label in enumerate(labels) if label in figures["recall"]]
     head_row = "".join(f'<th scope="col"><span>{labels[i]}</span></th>' for i in columns)
@@ -148,7 +148,7 @@ def _confusion(head: str, figures: dict[str, Any]) -> str:
 
 
 def _reliability(head: str, bins: list[dict[str, float]]) -> str:
-    """A diagram of accuracy over confidence, both 0 to 1."""
+    """A reliability diagram: accuracy over confidence, both 0 to 1."""
     total = sum(each["n"] for each in bins)
     points = [(100 * each["confidence"], 100 - 100 * each["accuracy"], each["n"] / total) for each in bins]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
@@ -163,7 +163,7 @@ def _reliability(head: str, bins: list[dict[str, float]]) -> str:
 
 
 def _every_figure(results: dict[str, Any], num_taught: dict[str, int]) -> str:
-    def bar(row: dict[str, Any]) -> str:
+    def bar(row: FigureJSON) -> str:
         group, _, value = row["name"].partition(" by · ")[2].rpartition(" · ")
         title = f"{group}: {GROUP_TITLES.get(value, value)}" if group else FIGURE_TITLES.get(row["name"], row["name"])
         chance = 1 / num_taught["voice" if "voice" in row["name"] else "face"]

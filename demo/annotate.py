@@ -48,25 +48,25 @@ def annotate_video(
         layout = "mono" if video.sound_channels == 1 else "stereo"
         sound = out.add_stream("aac", rate=SOUND_RATE, layout=layout) if video.sound_channels else None
         resample = Resampler(format="fltp", layout=layout, rate=SOUND_RATE)
-        next_shown, shown, heard = 0.0, -1, 0  # seconds, milliseconds, samples
+        next_time, last_pts, sound_end = 0.0, -1, 0  # seconds, milliseconds, samples
         for time, frame in video:
             if isinstance(frame, av.AudioFrame):
-                if time * SOUND_RATE - heard > SOUND_RATE / 10:  # sound that starts late, or a gap in it
-                    heard = round(time * SOUND_RATE)
+                if time * SOUND_RATE - sound_end > SOUND_RATE / 10:  # sound that starts late, or a gap in it
+                    sound_end = round(time * SOUND_RATE)
                 for block in resample(frame):
-                    block.pts, block.time_base = heard, Fraction(1, SOUND_RATE)
-                    heard += block.samples
+                    block.pts, block.time_base = sound_end, Fraction(1, SOUND_RATE)
+                    sound_end += block.samples
                     out.mux(sound.encode(block))
-            elif time >= next_shown:
+            elif time >= next_time:
                 pixels = video.pixels(frame, SHOWN_SIDE)
                 if pixels.shape[:2] != (picture.height, picture.width):
-                    continue  # the size of the picture changed on the way
+                    continue  # the size of the picture changed in the middle of the video
                 _draw(pixels, result, time, colours)
-                shown = max(shown + 1, round(time * 1000))
+                last_pts = max(last_pts + 1, round(time * 1000))
                 drawn = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-                drawn.pts, drawn.time_base = shown, Fraction(1, 1000)
+                drawn.pts, drawn.time_base = last_pts, Fraction(1, 1000)
                 out.mux(picture.encode(drawn))
-                next_shown = max(next_shown + 1 / SHOWN_RATE, time)
+                next_time = max(next_time + 1 / SHOWN_RATE, time)
             yield video.fraction
         for stream in (picture, sound):
             if stream is not None:
@@ -118,7 +118,7 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=512)
 def _tag(text: str, colour: str, size: int) -> np.ndarray:
-    """(h, w, 4) uint8: words on a rounded ground of the colour. Drawn at twice its size, for smooth edges."""
+    """(h, w, 4) uint8: words on a rounded patch of the colour. Drawn at twice its size, for smooth edges."""
     font = ImageFont.load_default(2 * size)
     left, top, right, bottom = font.getbbox(text)
     above, below = font.getmetrics()
@@ -131,7 +131,7 @@ def _tag(text: str, colour: str, size: int) -> np.ndarray:
 
 
 def _paste(pixels: np.ndarray, tag: np.ndarray, x: int, y: int) -> None:
-    """Lay a tag on a picture, moved so far that it lies inside, and cut where it is larger."""
+    """Lay a tag on a picture (H, W, 3) uint8; moved where it would reach beyond it, and cut where it is larger."""
     height, width = pixels.shape[:2]
     x, y = max(0, min(x, width - tag.shape[1])), max(0, min(y, height - tag.shape[0]))
     tag = tag[: height - y, : width - x]

@@ -1,10 +1,10 @@
 """The tab Live: webcam and microphone, answered as the visitor moves and speaks; and the endpoint /live.
 
 The page sends its pictures and its sound over one WebSocket a visitor, and draws what comes back (static/live.js).
-Gradio's own streaming would write every piece of sound into its cache folder and queue what it cannot answer yet; over
-a socket, frames and sound are in memory only, a newer frame takes the place of one that nobody has looked at, and a
-visitor's state goes when the connection does. `Line` says who streams and who waits, `Live` holds the connections, and
-`LiveSession` (live_session.py) is what is known of one visitor:
+Gradio's own streaming would write every piece of sound into its cache folder and queue what it cannot answer yet. Over
+a socket, frames and sound are in memory only, a newer frame replaces one that is not scored yet, and a visitor's state
+is dropped with the connection. `Line` says who streams and who waits, `Live` holds the connections, and `LiveSession`
+(live_session.py) is the state of one visitor. The messages:
 
     page -> {"sampling_rate": 16000}                                                   once, first
     page -> b"F" + seconds + JPEG; b"S" + seconds + samples    float64; int16, mono, that ended then; little-endian
@@ -39,7 +39,7 @@ from results_emoclip import Emotion
 
 PATH = "/live"
 PLACES = 4  # visitors who stream at once
-TURN_SECONDS = 120.0  # after which whoever waits has the place, if anybody does
+TURN_SECONDS = 120.0  # after which the place goes to the next who waits, if anybody does
 MAX_LINE = 64
 IDLE_SECONDS = 30.0  # without a frame or a sound, after which the place is free
 MAX_MESSAGE_BYTES = 512 * 1024
@@ -127,7 +127,7 @@ class Live:
         self.route = WebSocketRoute(PATH, self.connect)
 
     async def connect(self, socket: WebSocket) -> None:
-        """One visitor, from coming to going."""
+        """Serves one visitor until the connection ends."""
         await socket.accept()
         visitor = _Visitor(self, socket)
         if len(self.line) >= MAX_LINE:
@@ -149,11 +149,11 @@ class Live:
             raise error
 
     def open_session(self, sampling_rate: int) -> LiveSession:
-        """The state of a visitor who has come to a place."""
+        """A session for a visitor whose turn has come."""
         return LiveSession(Recognizer(self.recognizer.model, self.recognizer.processor), sampling_rate)
 
     async def run(self, work: Callable[..., None], *args: object) -> None:
-        """Work in one of the threads."""
+        """Runs work in one of the threads."""
         await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
 
@@ -164,12 +164,13 @@ class _Visitor:
         self._live, self._socket = live, socket
         self._rate: int | None = None
         self._session: LiveSession | None = None  # while there is a place
-        self._frame: tuple[bytes, float] | None = None  # the newest; an older one that nobody looked at is gone
+        self._frame: tuple[bytes, float] | None = None  # the newest, until it is scored
         self._news = asyncio.Event()
         self._greeted = asyncio.Event()
 
     async def receive(self) -> None:
-        """Takes in what the page sends, always at once. Ends with WebSocketDisconnect or ValueError."""
+        """Receives what the page sends, also while the last is being scored. Ends with WebSocketDisconnect or
+        ValueError."""
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":

@@ -21,7 +21,7 @@ HALF_LIFE_SECONDS = 0.5  # of the face's posterior
 STOPPED_SECONDS = 3.0  # without a frame, or without sound, while the other goes on
 FACE_KEPT_SECONDS = 0.6  # a detector misses a face now and then: for so long the last one stays
 VOICE_HOP_SECONDS = 0.5
-SILENT_SECONDS = 2.0  # of nothing at all from the microphone, after which it is said to be silent
+SILENT_SECONDS = 2.0  # below SILENCE_PEAK, after which the visitor is told that the microphone is silent
 SEARCH_SIDE = 320  # pixels of the longer side of the frame that faces are looked for in
 MAX_GAP_SECONDS = 0.5  # between two pieces of sound that still count as contiguous
 MAX_FRAME_SIDE = 1280  # pixels
@@ -30,7 +30,7 @@ MAX_FRAME_SIDE = 1280  # pixels
 class LiveAnswer(TypedDict):
     """What the page is told: an `EmotionResult` as a dict, and beside it:"""
 
-    time: float | None  # of the newest frame that was looked at, in the page's own seconds
+    time: float | None  # of the newest frame that was scored, in the page's own seconds
     size: tuple[int, int] | None  # that frame's width and height: the box is in its pixels
     hearing: str | None  # "speech", "listening" or "silent"; None before there was any sound
     headline: str
@@ -57,7 +57,7 @@ class LiveSession:
         self._sound = np.zeros(0, np.float32)  # the last contiguous seconds, a window at most
         self._sound_end: float | None = None  # in the page's seconds
         self._unscored = 0  # samples since the last window was scored
-        self._silent = 0  # samples of nothing at all since the last that was something
+        self._silent = 0  # samples in a row that were below SILENCE_PEAK
         self._face: FaceResult | None = None
         self._face_log_probs: torch.Tensor | None = None  # (C,), smoothed
         self._filter = PosteriorFilter(HALF_LIFE_SECONDS)

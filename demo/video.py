@@ -34,7 +34,7 @@ CANCELLED = "Cancelled. The video was not watched to its end."
 LIMITS = f"Up to {MAX_VIDEO_SECONDS / 60:.0f} minutes and {MAX_UPLOAD.removesuffix('mb')} MB. "
 LIMITS += "It is deleted from the server within minutes."
 
-Shown = tuple[str, Any, str]  # above the player, an update of the player, below it
+Shown = tuple[str, dict[str, Any], str]  # above the player, an update of the player, below it
 T = TypeVar("T")
 
 

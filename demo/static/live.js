@@ -1,5 +1,5 @@
 // The tab Live in the browser: takes pictures and sound, sends them, and draws what the server answers. Run once, with
-// `element` around what demo.views.live_view() made. What is sent and answered stands at the top of demo/live.py.
+// `element` around what demo.live.live_view() made. What is sent and answered stands at the top of demo/live.py.
 
 const live = element.querySelector(".live");
 const find = (selector) => live.querySelector(selector);

@@ -1,5 +1,5 @@
 // The tab Video: a click on a moment, or anywhere on the timeline, seeks the player, and the playhead follows it. Run
-// once, with `element` around what demo.timeline makes.
+// once, with `element` around what demo.timeline.below_view() makes.
 
 const player = () => document.querySelector("#video-player video");
 
