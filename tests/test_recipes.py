@@ -2,10 +2,14 @@
 
 import json
 import math
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TextIO
 
 import datasets
 import pytest
@@ -16,6 +20,8 @@ sys.path.insert(0, str(ROOT / "experiments"))
 
 import recipe_search  # noqa: E402
 from recipe_search import command_line, interval, merged, train  # noqa: E402
+
+import train_hf  # noqa: E402
 
 PLAN = {
     "arguments": {
@@ -44,14 +50,35 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+class TrainingHere:
+    """In the place of a process: the training in this one, which has imported everything already."""
+
+    def __init__(self, arguments: list[str], stdout: TextIO, stderr: TextIO, env: dict[str, str]):
+        self.returncode = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", arguments[1:])
+            try:
+                train_hf.main()
+            except SystemExit as end:
+                self.returncode = 1
+                print(end.code, file=stderr)
+
+    def poll(self) -> int:
+        return self.returncode
+
+
 @pytest.fixture
 def search(folder, monkeypatch, capsys) -> Callable[[], str]:
-    """`python experiments/recipe_search.py` in this process, which starts the trainings; returns what it prints."""
+    """`python experiments/recipe_search.py` in this process, as are all trainings but the first; returns what it
+    prints."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "cache"))
     arguments = ["plan.json", "--faces", "faces", "--voices", "voices", "--folder", "runs", "--jobs", "2"]
     monkeypatch.setattr(sys, "argv", ["recipe_search.py", *arguments])
+    kinds = chain([subprocess.Popen], repeat(TrainingHere))
+    start = SimpleNamespace(Popen=lambda *args, **options: next(kinds)(*args, **options))
+    monkeypatch.setattr(recipe_search, "subprocess", start)
 
     def search() -> str:
         recipe_search.main()
