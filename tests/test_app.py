@@ -5,9 +5,6 @@ import ast
 import asyncio
 import base64
 import json
-import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +13,7 @@ import httpx
 import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
-from helpers import ASTRONAUT, LABELS, READING, ROOT, assert_close, broken_photos, broken_recordings
-from loopback_hub import LoopbackHub
+from helpers import ASTRONAUT, LABELS, READING, assert_close, broken_photos, broken_recordings
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
@@ -160,19 +156,6 @@ def test_about_gives_the_checkpoints_own_figures(client, checkpoint):
         assert (
             figures[source]["accuracy"] == results[source]["accuracy"] and figures[source]["n"] == results[source]["n"]
         )
-
-
-def test_about_gives_the_figures_of_the_revision_that_is_asked_for(checkpoint, tmp_path):
-    files = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
-    hub = LoopbackHub()
-    older = hub.add("models", "me/emoclip", {**files, "results.json": b'{"face": {"n": 8, "accuracy": 0.25}}'})
-    hub.add("models", "me/emoclip", {"results.json": b'{"face": {"n": 8, "accuracy": 0.5}}'})
-    environment = os.environ | hub.environment(tmp_path) | {"EMOCLIP_MODEL": f"me/emoclip@{older}"}
-    command = [sys.executable, "-c", "import app; print(app.RESULTS)"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    hub.close()
-    assert done.returncode == 0, done.stderr[-5_000:]
-    assert ast.literal_eval(done.stdout.splitlines()[-1]) == {"face": {"n": 8, "accuracy": 0.25}}
 
 
 def test_live_says_how_busy_it_is(client):

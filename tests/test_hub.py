@@ -282,7 +282,7 @@ def test_the_validator_of_these_tests_refuses_what_the_hub_refuses():
 # --- From an empty folder
 
 USE = """
-import json, sys
+import contextlib, io, json, sys
 import numpy as np, torch
 from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, pipeline
@@ -320,7 +320,9 @@ answers = {
     "batched": [plain(result) for result in pipe(several, batch_size=3)],
     "half": plain(half(**both)),
 }
-print(json.dumps(answers))
+with contextlib.redirect_stdout(io.StringIO()) as output:
+    exec(compile(sys.argv[1], "card", "exec"), {})
+print(json.dumps(answers | {"card": output.getvalue()}))
 """
 
 
@@ -333,9 +335,19 @@ def empty_folder(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def used(published, tmp_path_factory) -> dict:
+def example(published) -> tuple[str, str]:
+    """The card's Python, and the output that stands below it."""
+    page = published.models["me/emoclip"].head.files["README.md"].decode()
+    section = page.split("## Use")[1].split("\n## ")[0]
+    [example] = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", section, re.DOTALL)
+    assert section.count("```python") == 1
+    return example
+
+
+@pytest.fixture(scope="module")
+def used(published, example, tmp_path_factory) -> dict:
     folder = empty_folder(tmp_path_factory.mktemp("used") / "empty")
-    return python(folder, USE, environment=published.environment(folder.parent, token=None))
+    return python(folder, USE, example[0], environment=published.environment(folder.parent, token=None))
 
 
 def close(result: dict, expected: dict, tolerance: float) -> bool:
@@ -361,6 +373,10 @@ def test_the_auto_classes_and_the_pipeline_load_from_an_empty_folder(used):
     assert close(used["half"], used["both"], 0.03)
 
 
+def test_the_card_prints_what_it_says(used, example):
+    assert used["card"] == example[1]
+
+
 def test_local_and_remote_classes_give_the_same_numbers(used, monkeypatch):
     monkeypatch.delenv("EMOCLIP_YUNET", raising=False)  # which the other process has not either
     from modeling_emoclip import EmoCLIPForEmotionClassification
@@ -384,13 +400,13 @@ def test_local_and_remote_classes_give_the_same_numbers(used, monkeypatch):
     assert used["both"]["face"]["box"] == result["face"]["box"]
 
 
-def test_after_hf_download_everything_runs_with_the_network_cut(published, used, tmp_path):
+def test_after_hf_download_everything_runs_with_the_network_cut(published, used, example, tmp_path):
     folder = empty_folder(tmp_path / "empty")
     online = published.environment(tmp_path, token=None)
     done = run(folder, HF, "download", "me/emoclip", environment=online)
     assert done.returncode == 0, done.stderr
     calls = len(published.calls)
-    assert python(folder, USE, environment=online | {"HF_HUB_OFFLINE": "1"}) == used
+    assert python(folder, USE, example[0], environment=online | {"HF_HUB_OFFLINE": "1"}) == used
     assert len(published.calls) == calls
 
 
@@ -448,30 +464,6 @@ def test_without_the_packages_that_read_media_an_array_with_a_box_still_works(pu
     for name, package in packages.items():
         assert_one_sentence(answers[name])
         assert f"pip install {package}" in answers[name]
-
-
-# --- What is written, is run
-
-
-def blocks(page: str, heading: str) -> list[tuple[str, str | None]]:
-    """The Python of a section of a page, block by block, each with the output that stands below it."""
-    section = re.split(r"\n#{2,3} ", page.split(heading)[1])[0]
-    pattern = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
-    return [(code, output or None) for code, output in re.findall(pattern, section, re.DOTALL)]
-
-
-def test_the_card_prints_what_it_says(published, tmp_path):
-    [(block, expected)] = blocks(published.models["me/emoclip"].head.files["README.md"].decode(), "## Use")
-    assert expected
-    code = """
-        import contextlib, io, json, sys
-        with contextlib.redirect_stdout(io.StringIO()) as output:
-            exec(compile(sys.argv[1], "card", "exec"), {})
-        print(json.dumps([output.getvalue()]))
-    """
-    folder = empty_folder(tmp_path / "empty")
-    printed = python(folder, code, block, environment=published.environment(tmp_path, token=None))
-    assert printed == [expected]
 
 
 # --- Refusals
@@ -597,6 +589,7 @@ def test_training_without_arguments_of_data_ends_on_the_hub(hub, tmp_path):
 
 def test_the_space_is_published_by_the_pages_command_and_starts_on_a_model_of_the_hub(published, tmp_path):
     readme, page = (ROOT / "README.md").read_text(), (ROOT / "docs" / "demo-and-api.md").read_text()
+    whole = published.models["me/emoclip"].head.files
     command = re.search(r"^hf upload (.+? --repo-type space .+)$", page.replace("\\\n", " "), re.MULTILINE)
     environment = published.environment(tmp_path)
     done = run(ROOT, HF, "upload", *shlex.split(command[1]), environment=environment)
@@ -613,25 +606,32 @@ def test_the_space_is_published_by_the_pages_command_and_starts_on_a_model_of_th
         (folder / name).write_bytes(data)
     # ZeroGPU's package: what the demo asks of it, and that it is imported before torch.
     (folder / "spaces.py").write_text("import sys\nassert 'torch' not in sys.modules\nGPU = list().append\n")
+    older = published.add("models", "me/moved", whole | {"results.json": b'{"face": {"n": 8, "accuracy": 0.25}}'})
+    published.add("models", "me/moved", {"results.json": b'{"face": {"n": 8, "accuracy": 0.5}}'})
     code = """
-        import json, os
+        import json, os, sys
         answers = {}
-        for name in ("me/nobody", "me/emoclip"):
+        for name in sys.argv[1:]:
             os.environ["EMOCLIP_MODEL"] = name
+            sys.modules.pop("app", None)
             try:
                 import app
-                answers[name] = app.pipe.model.config.name_or_path
+                answers[name] = [app.pipe.model.config.name_or_path, app.RESULTS]
             except SystemExit as error:
                 answers[name] = str(error)
         print(json.dumps(answers))
     """
     environment |= {"SPACES_ZERO_GPU": "1"}
-    done = run(folder, sys.executable, "-c", textwrap.dedent(code), environment=environment)
+    names = ("me/nobody", "me/emoclip", f"me/moved@{older}")
+    done = run(folder, sys.executable, "-c", textwrap.dedent(code), *names, environment=environment)
     assert done.returncode == 0, done.stderr[-5_000:]
     answers = json.loads(done.stdout.splitlines()[-1])
     assert_one_sentence(answers["me/nobody"])
     assert "EMOCLIP_MODEL" in answers["me/nobody"] and "check the name" in answers["me/nobody"]
-    assert "models--me--emoclip" in answers["me/emoclip"]
+    assert "models--me--emoclip" in answers["me/emoclip"][0]
+    assert answers["me/emoclip"][1] == json.loads(whole["results.json"])
+    # a revision's figures are its own
+    assert answers[f"me/moved@{older}"][1] == {"face": {"n": 8, "accuracy": 0.25}}
     assert "Loading me/emoclip" in done.stdout and re.search(r"Fetching \d+ files: 100%", done.stderr)
 
 
