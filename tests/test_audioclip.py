@@ -8,6 +8,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -16,6 +17,7 @@ from PIL import Image
 from torchvision import transforms
 
 import convert_audioclip
+import train_hf
 from configuration_emoclip import EmoCLIPConfig
 from convert_audioclip import clip_processor, read_state_dict, to_model
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
@@ -564,7 +566,7 @@ def test_a_clip_vision_transformer_is_the_image_towers_start(tmp_path):
     assert processor(images=Image.new("RGB", (48, 48)), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
 
 
-def test_a_converted_checkpoint_is_fine_tuned_from_recordings(converted, tmp_path):
+def test_a_converted_checkpoint_is_fine_tuned_from_recordings(converted, tmp_path, monkeypatch):
     """The whole command, on noise: frozen towers do not move, and the backbone learns slower than the heads."""
     generator = np.random.default_rng(0)
     for split in ("train", "test"):
@@ -583,14 +585,9 @@ def test_a_converted_checkpoint_is_fine_tuned_from_recordings(converted, tmp_pat
     )
     options += " --freeze audio text --learning_rate 1e-2 --backbone_learning_rate 1e-6 --num_train_epochs 1"
     options += " --per_device_train_batch_size 16 --use_cpu --lr_scheduler_type constant --warmup_steps 0"
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "train_hf.py"), *options.split()],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"HF_HOME": str(tmp_path / "hf")},
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(sys, "argv", ["train_hf.py", *options.split()])
+    train_hf.main()
     tuned = EmoCLIPForEmotionClassification.from_pretrained(tmp_path / "out")
     before = EmoCLIPModel.from_pretrained(converted).state_dict()
     for name, value in tuned.emoclip.state_dict().items():
