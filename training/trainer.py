@@ -110,6 +110,7 @@ class EmoCLIPTrainer(Trainer):
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A batch on the device, but in training the masks stay on the CPU: see the model's forward."""
         masks = {name: inputs[name] for name in ("face_mask", "voice_mask")}
         return super()._prepare_inputs(inputs) | (masks if self.model.training else {})
 
