@@ -4,9 +4,9 @@ The page sends its pictures and its sound over one WebSocket a visitor, and draw
 Gradio's own streaming would write every piece of sound into its cache folder and queue what it cannot answer yet. Over
 a socket, frames and sound are in memory only, a newer frame replaces one that is not scored yet, and a visitor's state
 is dropped with the connection. `Line` says who streams and who waits, `Live` holds the connections, and `LiveSession`
-(live_session.py) is the state of one visitor. The messages:
+(live_session.py) is the state of one visitor. What a visitor may cost stands in limits.py. The messages:
 
-    page -> {"sampling_rate": 16000}                                                   once, first
+    page -> {"sampling_rate": 16000}                                                   once, first, within 5 s
     page -> b"F" + seconds + JPEG; b"S" + seconds + samples    float64; int16, mono, that ended then; little-endian
     page <- {"type": "waiting", "before": 2}                                           until there is a place
     page <- {"type": "ready"}                                                          from now on it may send
@@ -20,9 +20,11 @@ import json
 import os
 import struct
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
+from urllib.parse import urlsplit
 
 import gradio as gr
 import numpy as np
@@ -30,6 +32,7 @@ import torch
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from demo import limits
 from demo.emotions import COLOURS, glyph, ink
 from demo.live_session import LiveSession
 from demo.page import script
@@ -38,12 +41,11 @@ from recognizer_emoclip import Recognizer
 from results_emoclip import Emotion
 
 PATH = "/live"
-PLACES = 4  # visitors who stream at once
-TURN_SECONDS = 120.0  # after which the place goes to the next who waits, if anybody does
-MAX_LINE = 64
-IDLE_SECONDS = 30.0  # without a frame or a sound, after which the place is free
-MAX_MESSAGE_BYTES = 512 * 1024
 SAMPLING_RATES = (8_000, 192_000)  # Hz, lowest and highest that a page may send
+GREETING = 'The first message, and no other, must be {"sampling_rate": ...}.'
+IDLE = "Nothing was seen or heard for a while, so the place was given on."
+
+T = TypeVar("T")
 
 
 class LiveJSON(TypedDict):
@@ -80,7 +82,7 @@ class Line:
     Who has streamed for `turn_seconds` goes to the end where anybody waits, so that nobody holds a place for ever.
     """
 
-    def __init__(self, places: int = PLACES, turn_seconds: float = TURN_SECONDS):
+    def __init__(self, places: int = limits.LIVE_PLACES, turn_seconds: float = limits.TURN_SECONDS):
         self.places, self.turn_seconds = places, turn_seconds
         self._visitors: list[object] = []
 
@@ -124,15 +126,34 @@ class Live:
         # they take turns. Models as small as these only lose by sharing one forward pass among cores.
         workers = min(self.line.places, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(workers, "live", initializer=torch.set_num_threads, initargs=(1,))
+        self._sockets: Counter[str] = Counter()  # of each address
         self.route = WebSocketRoute(PATH, self.connect)
 
     async def connect(self, socket: WebSocket) -> None:
         """Serves one visitor until the connection ends."""
-        await socket.accept()
+        address = limits.address(socket.scope)
+        self._sockets[address] += 1
         visitor = _Visitor(self, socket)
-        if len(self.line) >= MAX_LINE:
-            await visitor.close("Too many people are here just now: try again in a few minutes.")
-            return
+        await socket.accept()
+        try:
+            if not _same_site(socket):
+                raise ValueError("Live answers the demo's own page only.")
+            if self._sockets[address] > limits.SOCKETS_PER_ADDRESS:
+                raise ValueError("Live is open in other windows already: close one of them.")
+            await visitor.greet()
+            if len(self.line) >= limits.MAX_LINE:
+                raise ValueError("Too many people are here just now: try again in a few minutes.")
+            await self._serve(visitor)
+        except ValueError as error:
+            await visitor.close(str(error))
+        except WebSocketDisconnect:
+            pass
+        finally:
+            self._sockets[address] -= 1
+            if not self._sockets[address]:
+                del self._sockets[address]
+
+    async def _serve(self, visitor: "_Visitor") -> None:
         self.line.join(visitor)
         tasks = [asyncio.create_task(visitor.receive()), asyncio.create_task(visitor.serve())]
         try:
@@ -142,11 +163,7 @@ class Live:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        error = next(task.exception() for task in done)
-        if isinstance(error, ValueError):
-            await visitor.close(str(error))
-        elif not isinstance(error, WebSocketDisconnect):
-            raise error
+        await next(iter(done))  # raises what ended it
 
     def open_session(self, sampling_rate: int) -> LiveSession:
         """A session for a visitor whose turn has come."""
@@ -162,26 +179,30 @@ class _Visitor:
 
     def __init__(self, live: Live, socket: WebSocket):
         self._live, self._socket = live, socket
-        self._rate: int | None = None
+        self._rate = 0
         self._session: LiveSession | None = None  # while there is a place
         self._frame: tuple[bytes, float] | None = None  # the newest, until it is scored
         self._news = asyncio.Event()
-        self._greeted = asyncio.Event()
+
+    async def greet(self) -> None:
+        """Receives the first message. Ends with WebSocketDisconnect or ValueError where it is none."""
+        text = await _within(limits.GREETING_SECONDS, self._next(), GREETING)
+        if not isinstance(text, str) or len(text) > limits.MAX_GREETING_BYTES:
+            raise ValueError(GREETING)
+        self._rate = _sampling_rate(text)
 
     async def receive(self) -> None:
         """Receives what the page sends, also while the last is being scored. Ends with WebSocketDisconnect or
         ValueError."""
+        messages = limits.Allowance(limits.MESSAGES_AT_ONCE, limits.MESSAGES_AT_ONCE / limits.MESSAGES_PER_SECOND)
         while True:
-            message = await self._socket.receive()
-            if message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code", 1000))
-            if message.get("text") is not None:
-                self._rate = _sampling_rate(message["text"])
-                self._greeted.set()
-                continue
-            data = message["bytes"]
-            if not 9 < len(data) <= MAX_MESSAGE_BYTES:
-                raise ValueError(f"A message must have 10 to {MAX_MESSAGE_BYTES} bytes.")
+            data = await self._next()
+            if isinstance(data, str):
+                raise ValueError(GREETING)
+            if not 9 < len(data) <= limits.MAX_MESSAGE_BYTES:
+                raise ValueError(f"A message must have 10 to {limits.MAX_MESSAGE_BYTES} bytes.")
+            if not messages.spend("", 1):  # the rest waits in the network, which is slow now and then
+                await asyncio.sleep(1 / limits.MESSAGES_PER_SECOND)
             (seconds,) = struct.unpack_from("<d", data, 1)
             if self._session is None or not 0 <= seconds < 1e9:
                 continue
@@ -195,17 +216,22 @@ class _Visitor:
                 if self._session.window_due:
                     self._news.set()
 
+    async def _next(self) -> str | bytes:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+        return message["bytes"] if message.get("text") is None else message["text"]
+
     async def serve(self) -> None:
         """Waits for a place, answers while it lasts, and waits again. Ends with WebSocketDisconnect or ValueError."""
         live = self._live
-        await _within_idle(self._greeted.wait())
         while True:
-            await self._wait()
+            await _within(limits.MAX_WAIT_SECONDS, self._wait(), "Nobody gave up a place for long: try again later.")
             session = self._session = live.open_session(self._rate)
             await self._send({"type": "ready"})
             start = time.monotonic()
             while not live.line.turn_is_over(time.monotonic() - start):
-                await _within_idle(self._news.wait())
+                await _within(limits.IDLE_SECONDS, self._news.wait(), IDLE)
                 self._news.clear()
                 frame, self._frame = self._frame, None
                 if frame:
@@ -237,18 +263,26 @@ class _Visitor:
                 await self._socket.close()
 
 
-async def _within_idle(wait: Awaitable) -> None:
+async def _within(seconds: float, wait: Awaitable[T], otherwise: str) -> T:
     try:
-        await asyncio.wait_for(wait, IDLE_SECONDS)
+        return await asyncio.wait_for(wait, seconds)
     except TimeoutError:
-        raise ValueError("Nothing was seen or heard for a while, so the place was given on.") from None
+        raise ValueError(otherwise) from None
+
+
+def _same_site(socket: WebSocket) -> bool:
+    """Whether a connection was opened by a page of this server, or by a program: only browsers tell the Origin, and
+    they let every website open WebSockets to every other."""
+    origin = socket.headers.get("origin")
+    own = (socket.headers.get("host"), socket.headers.get("x-forwarded-host"))  # no page can set either
+    return origin is None or urlsplit(origin).netloc in own
 
 
 def _sampling_rate(text: str) -> int:
     try:
         rate = json.loads(text)["sampling_rate"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError('The first message must be {"sampling_rate": ...}.') from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(GREETING) from None
     if not isinstance(rate, int) or not SAMPLING_RATES[0] <= rate <= SAMPLING_RATES[1]:
         raise ValueError(f"The sampling rate must be between {SAMPLING_RATES[0]} and {SAMPLING_RATES[1]} Hz.")
     return rate

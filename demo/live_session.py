@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from demo import limits
+from demo.scans import count_scans
 from demo.views import wording
 from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
 from processing_emoclip import resample
@@ -24,7 +26,6 @@ VOICE_HOP_SECONDS = 0.5
 SILENT_SECONDS = 2.0  # below SILENCE_PEAK, after which the visitor is told that the microphone is silent
 SEARCH_SIDE = 320  # pixels of the longer side of the frame that faces are looked for in
 MAX_GAP_SECONDS = 0.5  # between two pieces of sound that still count as contiguous
-MAX_FRAME_SIDE = 1280  # pixels
 
 
 class LiveAnswer(TypedDict):
@@ -173,11 +174,18 @@ class LiveSession:
 
 
 def _decode(jpeg: bytes) -> np.ndarray:
-    """(H, W, 3) uint8."""
+    """(H, W, 3) uint8.
+
+    Of a progressive JPEG, twelve bytes may ask for another look at every pixel; browsers send baseline ones.
+    """
     try:
         image = Image.open(io.BytesIO(jpeg), formats=["JPEG"])
-        if max(image.size) > MAX_FRAME_SIDE:
-            raise ValueError(f"A frame must be at most {MAX_FRAME_SIDE} pixels wide and high.")
+        if max(image.size) > limits.MAX_FRAME_SIDE:
+            raise ValueError(f"A frame must be at most {limits.MAX_FRAME_SIDE} pixels wide and high.")
+        if "progressive" in image.info or count_scans(io.BytesIO(jpeg)) > limits.MAX_FRAME_SCANS:
+            raise ValueError("A frame must be a baseline JPEG.")
         return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError):  # what Pillow raises where it is no JPEG, or half of one
+    except ValueError:
+        raise
+    except Exception:  # what Pillow raises of damaged files has no common class
         raise ValueError("A frame must be a whole JPEG.") from None

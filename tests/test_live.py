@@ -1,5 +1,6 @@
 """Live: what one visitor's session makes of frames and sound, who streams and who waits, and the connection itself."""
 
+import contextlib
 import io
 import json
 import struct
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps
 from starlette.applications import Starlette
 from websockets.sync.client import connect
 
-import demo.live
+from demo import limits
 from demo.live import Line, Live
 from demo.live_session import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, LiveSession
 from media_emoclip import load_audio
@@ -187,6 +188,15 @@ def test_a_frame_that_is_none_is_refused(session, data):
         session.add_frame(data, 0.0)
 
 
+def test_a_frame_of_many_scans_is_refused_before_it_is_decoded(session, face):
+    progressive = io.BytesIO()
+    Image.open(io.BytesIO(face)).save(progressive, "JPEG", progressive=True)
+    scan = face[face.index(b"\xff\xda") :][:14]  # of a baseline JPEG too there may be many
+    for frame in (progressive.getvalue(), face[:-2] + 10 * scan + face[-2:]):
+        with pytest.raises(ValueError, match="baseline JPEG"):
+            session.add_frame(frame, 0.0)
+
+
 def test_a_frame_of_any_size_is_refused_before_it_is_decoded(session):
     with pytest.raises(ValueError, match="at most 1280"):
         session.add_frame(jpeg(Image.new("L", (4000, 20))), 0.0)
@@ -328,9 +338,8 @@ def test_a_tab_closed_in_the_middle_frees_the_place(small, face):
     [
         (b"F" + struct.pack("<d", 1.0) + b"no picture", "whole JPEG"),
         (b"F", "10 to"),
-        (b"S" + bytes(demo.live.MAX_MESSAGE_BYTES), "10 to"),
-        ('{"sampling_rate": "fast"}', "between 8000 and"),
-        ("hello", "first message"),
+        (b"S" + bytes(limits.MAX_MESSAGE_BYTES), "10 to"),
+        ('{"sampling_rate": 16000}', "first message, and no other"),
     ],
 )
 def test_what_no_page_would_send_gets_a_sentence_and_an_end(small, message, sentence):
@@ -342,17 +351,69 @@ def test_what_no_page_would_send_gets_a_sentence_and_an_end(small, message, sent
     assert wait_for(lambda: len(small.line) == 0)
 
 
+@pytest.mark.parametrize(
+    ("greeting", "sentence"),
+    [
+        ('{"sampling_rate": "fast"}', "between 8000 and"),
+        ("hello", "first message"),
+        ("[" * 1000, "first message"),
+        (json.dumps({"sampling_rate": RATE, "name": "n" * 1024}), "first message"),
+        (b"F" + bytes(100), "first message"),
+    ],
+)
+def test_a_greeting_that_is_none_gets_a_sentence_and_an_end(small, greeting, sentence):
+    with connect(small.url) as socket:
+        socket.send(greeting)
+        assert sentence in json.loads(socket.recv(timeout=30))["message"]
+    assert len(small.line) == 0
+
+
+def test_who_does_not_greet_is_not_in_line(small, monkeypatch):
+    monkeypatch.setattr(limits, "GREETING_SECONDS", 0.3)
+    with connect(small.url) as socket:
+        assert len(small.line) == 0
+        assert "first message" in json.loads(socket.recv(timeout=30))["message"]
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:1", "null"])
+def test_other_websites_are_not_answered(small, origin):
+    with connect(small.url, origin=origin) as socket:
+        assert "own page" in json.loads(socket.recv(timeout=30))["message"]
+    with connect(small.url, origin=small.url.replace("ws", "http").removesuffix("/live")) as socket:
+        assert Page(socket).read() == {"type": "ready"}
+
+
+def test_an_address_has_a_few_sockets(small):
+    with contextlib.ExitStack() as sockets:
+        for _ in range(limits.SOCKETS_PER_ADDRESS):
+            Page(sockets.enter_context(connect(small.url))).read()
+        with connect(small.url) as socket:
+            assert "other windows" in json.loads(socket.recv(timeout=30))["message"]
+        other = sockets.enter_context(connect(small.url, additional_headers={"X-Forwarded-For": "192.0.2.7"}))
+        assert Page(other).read()["type"] == "waiting"
+    assert wait_for(lambda: not small._sockets)
+    assert limits.SOCKETS_PER_ADDRESS < limits.LIVE_PLACES  # no address has all places
+
+
+def test_who_waits_without_end_is_sent_away(small, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_WAIT_SECONDS", 0.5)
+    with connect(small.url) as first, connect(small.url) as second:
+        Page(first).read_until("ready")
+        monkeypatch.setattr(small.line, "turn_seconds", 60)
+        assert "try again later" in Page(second).read_until("error")["message"]
+
+
 def test_who_sends_nothing_loses_the_place(small, monkeypatch):
-    monkeypatch.setattr(demo.live, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(limits, "IDLE_SECONDS", 0.3)
     with connect(small.url) as socket:
         page = Page(socket)
         assert "Nothing was seen or heard" in page.read_until("error")["message"]
 
 
 def test_a_full_house_says_so(small, monkeypatch):
-    monkeypatch.setattr(demo.live, "MAX_LINE", 0)
+    monkeypatch.setattr(limits, "MAX_LINE", 0)
     with connect(small.url) as socket:
-        assert "Too many people" in json.loads(socket.recv())["message"]
+        assert "Too many people" in Page(socket).read()["message"]
 
 
 def test_neither_frames_nor_sound_are_written_to_disk(server, face, speech):
