@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from transformers.dynamic_module_utils import get_relative_imports
 
 from configuration_emoclip import EmoCLIPConfig
+from files_emoclip import LFS_POINTER
 from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline
 from processing_emoclip import EmoCLIPProcessor
@@ -89,7 +90,8 @@ def fetch(source: str | os.PathLike) -> Path:
     Args:
         source: a folder, or owner/name, or owner/name@revision for a branch, tag or commit.
     Raises:
-        HubError: there is no such folder or repository, it cannot be seen or reached, or it holds no weights.
+        HubError: there is no such folder or repository, it cannot be seen or reached, it holds no weights, or pointers
+            or damaged JSON in the place of its files.
     """
     folder = Path(source)
     if not folder.is_dir():
@@ -106,7 +108,23 @@ def fetch(source: str | os.PathLike) -> Path:
     for file in ("config.json", WEIGHTS):
         if not (folder / file).is_file():
             raise HubError(f"{source} is no EmoCLIP: it holds no {file}.")
+    for file in filter(Path.is_file, (folder / name for name in (*NEEDED, "tokenizer_config.json"))):
+        if problem := damage(file):
+            raise HubError(f"{source} cannot be loaded: its {file.name} {problem}.")
     return folder
+
+
+def damage(file: Path) -> str | None:
+    """What is wrong with a JSON file, and of any file whether it is one at all, in words that go on from its name."""
+    with file.open("rb") as data:
+        if data.read(len(LFS_POINTER)) == LFS_POINTER:
+            return "is a Git LFS pointer: get the file itself, with git lfs pull"
+    if file.suffix == ".json":
+        try:
+            json.loads(file.read_bytes())
+        except ValueError:
+            return "is not valid JSON, cut off or damaged: get it anew"
+    return None
 
 
 def load_pipeline(source: str | os.PathLike, **kwargs) -> EmotionRecognitionPipeline:

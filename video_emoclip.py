@@ -16,7 +16,6 @@ import bisect
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,15 +25,9 @@ import torch
 from torchvision.ops import box_iou
 
 try:
-    from .media_emoclip import (
-        AUDIO_CONTAINERS,
-        SILENCE_PEAK,
-        Box,
-        InputError,
-        SpeechDetector,
-        moving_picture,
-        open_file,
-    )
+    from .files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
+    from .media_emoclip import Box, InputError, SpeechDetector
+    from .processing_emoclip import mix_down, one_channel_sentence
     from .recognizer_emoclip import (
         MIN_SPEECH_SECONDS,
         ROWS_PER_FORWARD,
@@ -46,15 +39,9 @@ try:
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
-    from media_emoclip import (
-        AUDIO_CONTAINERS,
-        SILENCE_PEAK,
-        Box,
-        InputError,
-        SpeechDetector,
-        moving_picture,
-        open_file,
-    )
+    from files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
+    from media_emoclip import Box, InputError, SpeechDetector
+    from processing_emoclip import mix_down, one_channel_sentence
     from recognizer_emoclip import MIN_SPEECH_SECONDS, ROWS_PER_FORWARD, WINDOW_HOP_SECONDS, Recognizer, mean_log_probs
     from results_emoclip import Emotion, FusedResult, PosteriorFilter
 try:
@@ -76,7 +63,7 @@ VOICE_BLOCK_SECONDS = 30.0
 CONFLICT_GAP_SECONDS = 0.6  # conflicts that lie no farther apart are one
 MIN_CONFLICT_SECONDS = 1.0
 
-VideoSource = str | os.PathLike | bytes
+VideoSource = FileSource
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -229,7 +216,8 @@ class VideoReader:
 
     Iterating gives (time, frame): the seconds since the video's start, and PyAV's `VideoFrame` or `AudioFrame`.
     `sound_channels` (0 without sound) and `size` (the upright width and height, None before the first frame) say what
-    there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read.
+    there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read. Of
+    several sound tracks the first that is not silent is read, and `note` says which; it is None where there is one.
 
     Raises:
         InputError: it is no video or sound, or is too long or too large.
@@ -242,12 +230,10 @@ class VideoReader:
         self._file = open_file(source, "video")
         try:
             self._bytes = self._file.seek(0, io.SEEK_END)
-            self._file.seek(0)
-            options = {"format_whitelist": AUDIO_CONTAINERS, "protocol_whitelist": ""}
-            self._container = av.open(self._file, options=options, metadata_errors="replace")
-            streams = (moving_picture(self._container), *self._container.streams.audio[:1])
+            self._container, sound, self.note = open_sound(self._file)
+            streams = (moving_picture(self._container), sound)
             usable = [stream for stream in streams if stream is not None and stream.codec_context is not None]
-        except (av.FFmpegError, ValueError):
+        except DECODE_ERRORS:
             self._file.close()
             raise _unreadable() from None
         self._streams = usable
@@ -287,7 +273,7 @@ class VideoReader:
         for packet in self._packets():
             try:
                 frames = packet.decode()
-            except (av.FFmpegError, ValueError):
+            except DECODE_ERRORS:
                 self.damaged = True  # what follows may be whole again
                 continue
             for frame in frames:
@@ -298,7 +284,7 @@ class VideoReader:
     def _packets(self) -> Iterator[Any]:
         try:
             yield from self._container.demux(self._streams)
-        except (av.FFmpegError, ValueError):
+        except DECODE_ERRORS:
             self.damaged = True
 
     def _time(self, frame: Any) -> float:
@@ -454,30 +440,38 @@ class VoiceTimeline:
 
     def __init__(self, recognizer: Recognizer):
         self._recognizer = recognizer
-        self._resample = Resampler(format="flt", layout="mono", rate=self.rate) if av is not None else None
+        self._resample: Resampler | None = None
+        self._channels = 0
         self._window = recognizer.window_seconds
-        self._blocks: list[np.ndarray] = []  # the sound that is held
+        self._blocks: list[np.ndarray] = []  # the sound that is held, (channels, T) each
         self._start = self._end = 0  # its first sample's number, and the number after its last
         self._next = 0  # the number of the next window
         self._judged = 0.0  # seconds up to which speech has been looked for
         self.loud = False
+        self.note: str | None = None  # where one channel is used instead of the mean
         self.segments: list[tuple[float, float]] = []
         self.centres: list[float] = []  # of the scored windows
         self.log_probs: list[torch.Tensor] = []  # of the same, (n, C) each
 
     def add_audio(self, time: float, frame: "av.AudioFrame") -> None:
         """Adds a piece of sound that starts at a time in seconds."""
+        if self._resample is None:
+            self._channels = 1 if frame.layout.nb_channels == 1 else 2
+            layout = "mono" if self._channels == 1 else "stereo"
+            self._resample = Resampler(format="fltp", layout=layout, rate=self.rate)
         missing = round(time * self.rate) - self._end
         if missing > self.rate // 10:  # sound that starts late, or a gap in it
-            self._append(np.zeros(missing, np.float32))
+            self._append(np.zeros((self._channels, missing), np.float32))
         for block in self._resample(frame):
-            self._append(block.to_ndarray()[0])  # (1, T) -> (T,)
+            self._append(block.to_ndarray())
 
     def _append(self, samples: np.ndarray) -> None:
         samples = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
-        self.loud = self.loud or bool(np.ptp(samples) / 2 >= SILENCE_PEAK)
+        if samples.shape[1] == 0:
+            return
+        self.loud = self.loud or bool(np.ptp(samples, axis=1).max() / 2 >= SILENCE_PEAK)
         self._blocks.append(samples)
-        self._end += len(samples)
+        self._end += samples.shape[1]
         if self._end - self._start >= VOICE_BLOCK_SECONDS * self.rate:
             self._score()
 
@@ -486,7 +480,10 @@ class VoiceTimeline:
 
         Speech near the end of the sound that is held is looked for again, with what follows.
         """
-        samples, begin, end = np.concatenate(self._blocks), self._start / self.rate, self._end / self.rate
+        channels, begin, end = np.concatenate(self._blocks, 1), self._start / self.rate, self._end / self.rate
+        samples, loudest = mix_down(channels)
+        if loudest is not None:
+            self.note = one_channel_sentence(loudest)
         limit = end if last else end - WINDOW_HOP_SECONDS
         starts = []
         while (start := self._next * WINDOW_HOP_SECONDS) + self._window < limit:
@@ -507,7 +504,7 @@ class VoiceTimeline:
         self._judged = limit
         # In whole samples and in a copy, so that the rest can be freed.
         keep = min(round(self._next * WINDOW_HOP_SECONDS * self.rate), self._end)
-        self._blocks, self._start = [samples[keep - self._start :].copy()], keep
+        self._blocks, self._start = [channels[:, keep - self._start :].copy()], keep
 
     @property
     def has_sound(self) -> bool:
@@ -633,6 +630,7 @@ def _messages(video: VideoReader, voice: VoiceTimeline, people: list[Person]) ->
         messages.append("The file has no moving picture: only its sound was used.")
     elif not people:
         messages.append("No face was found in the video: try one where a face is larger, or better lit.")
+    messages += [note for note in (video.note, voice.note) if note is not None]
     if not video.sound_channels:
         messages.append("The video has no sound: only the faces in it were used.")
     elif not voice.loud:
