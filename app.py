@@ -11,29 +11,43 @@ Every tab has an endpoint that answers programs with the same as JSON, and assis
 Each tab is a module in demo/, with its layout, its handlers, its endpoint and its HTML.
 """
 
-import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+# Uploads lie in a folder of this process alone: what is left in it is deleted, and it goes with the process.
+uploads = tempfile.TemporaryDirectory(prefix="emoclip-demo-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+os.environ["GRADIO_TEMP_DIR"] = uploads.name
+if os.environ.get("SPACE_ID"):  # whose proxy tells who asks; it has an address of its network
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
 os.environ.setdefault("TQDM_POSITION", "-1")  # what is downloaded shows its progress in a Space's log too
 if ZERO_GPU := bool(os.environ.get("SPACES_ZERO_GPU")):
     import spaces  # before torch
 
 import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import hub
-from demo.about import about_tab
+from demo import limits
+from demo.about import about_tab, read_figures
+from demo.guard import Guard, lifespan
 from demo.live import Live, live_tab
 from demo.page import HEADER, STATIC, THEME, script
 from demo.photo import photo_tab
-from demo.uploads import MAX_UPLOAD, PHOTOS, RECORDINGS, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS
+from demo.uploads import PHOTOS, RECORDINGS
 from demo.video import video_tab
 from demo.words import words_tab
 from pipeline_emoclip import EmotionRecognitionPipeline
 
-MODEL = os.environ.get("EMOCLIP_MODEL", str(Path(__file__).parent / "checkpoints" / "emoclip-small"))
+MODEL = os.environ.get("EMOCLIP_MODEL") or str(Path(__file__).parent / "checkpoints" / "emoclip-small")
+LOCAL = ("localhost", "127.0.0.1")
+SERVER_NAME = os.environ.get("GRADIO_SERVER_NAME") or LOCAL[1]
+# A demo on this machine alone is asked for by its name: else any website could have itself taken for it, by a name of
+# its own that leads to this machine. EMOCLIP_HOSTS has the names under which a proxy before it is known.
+HOSTS = [*LOCAL, *filter(None, os.environ.get("EMOCLIP_HOSTS", "").split(","))] if SERVER_NAME in LOCAL else ["*"]
 
 
 def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
@@ -41,13 +55,14 @@ def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
 
     On ZeroGPU it stays on the CPU: it is small, and a GPU would be lent to it, and counted, frame by frame.
     """
+    model = os.path.expanduser(model)
     print(f"Loading {model}", flush=True)
     try:
         pipe = hub.load_pipeline(model, device="cpu" if ZERO_GPU else None)
         figures = hub.fetch(model) / "results.json"
     except hub.HubError as error:
         raise SystemExit(f"EMOCLIP_MODEL: {error}") from None
-    return pipe, json.loads(figures.read_text()) if figures.is_file() else {}
+    return pipe, read_figures(figures)
 
 
 if ZERO_GPU:
@@ -62,16 +77,20 @@ pipe.compare_words(["relieved"], image=PHOTOS["astronaut"])
 LAUNCH = {
     "theme": THEME,
     "css_paths": STATIC / "demo.css",
-    "max_file_size": MAX_UPLOAD,
+    "max_file_size": limits.MAX_UPLOAD,
     "ssr_mode": False,
     "mcp_server": True,
-    "app_kwargs": {"routes": [live.route]},
+    "app_kwargs": {
+        "routes": [live.route],
+        "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS), Middleware(Guard)],
+        "lifespan": lifespan,
+    },
 }
 
 with gr.Blocks(
     title="EmoCLIP: what a face and a voice express",
     analytics_enabled=False,
-    delete_cache=(UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS),
+    delete_cache=(limits.UPLOADS_CHECKED_SECONDS, limits.UPLOADS_KEPT_SECONDS),
 ) as demo:
     gr.HTML(HEADER, padding=False)
     with gr.Tabs(elem_id="tabs"):
@@ -87,7 +106,7 @@ with gr.Blocks(
             about_tab(pipe.model.config, RESULTS)
     demo.load(None, js=script("announce.js"))
 
-demo.queue(max_size=128, default_concurrency_limit=2)
+demo.queue(max_size=limits.MAX_QUEUE, default_concurrency_limit=2)
 
 if __name__ == "__main__":
     demo.launch(**LAUNCH)

@@ -2,12 +2,15 @@
 the endpoint /about."""
 
 import html
+import json
+from pathlib import Path
 from typing import Any, TypedDict
 
 import gradio as gr
 
 from configuration_emoclip import EmoCLIPConfig
 from demo.emotions import COLOURS
+from demo.words import held_out_note
 
 HEADS = ("face", "voice")
 
@@ -30,6 +33,39 @@ def about_tab(config: EmoCLIPConfig, results: dict[str, Any]) -> None:
         return figures(results)
 
     gr.api(about, api_name="about")
+
+
+def read_figures(file: Path) -> dict[str, Any]:
+    """A checkpoint's results.json, as far as it has the form that evaluate_hf.py writes; what has another is left out,
+    and the log says so."""
+    if not file.is_file():
+        return {}
+    try:
+        results = json.loads(file.read_text("utf-8"))
+        if not isinstance(results, dict):
+            raise ValueError
+    except (ValueError, RecursionError):  # bytes that are no text, text that is no JSON, or JSON of another form
+        print(f"{file.name} is not what evaluate_hf.py writes: the demo shows no figures.", flush=True)
+        return {}
+    known = {name: entry for name, entry in results.items() if _fits(name, entry)}
+    if left_out := sorted(results.keys() - known.keys()):
+        print(f"{file.name} has parts of another form, which are left out: {', '.join(left_out)}", flush=True)
+    return known
+
+
+def _fits(name: str, entry: object) -> bool:
+    """Whether an entry can be shown: it is tried, alone."""
+    if not isinstance(entry, dict):
+        return False
+    try:
+        charts({name: entry}, dict.fromkeys(HEADS, len(COLOURS)))
+        held_out_note({name: entry})
+        return all(
+            isinstance(row["n"], int) and 0 <= row["accuracy"] <= 1 and 0 <= row["spread"] <= 1
+            for row in figures({name: entry})
+        )
+    except Exception:  # whatever a number, a list or a text does in another's place
+        return False
 
 
 def figures(results: dict[str, Any]) -> list[FigureJSON]:

@@ -1,6 +1,5 @@
 """The tab Photo and voice: a photo, a recording, or both, and what they say; and the endpoint /analyze."""
 
-import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import TypedDict
@@ -11,10 +10,10 @@ from PIL import Image
 from demo.emotions import COLOURS, EmotionJSON, ink
 from demo.page import MODEL_QUEUE, scroll_to
 from demo.spectrogram import spectrogram_view
-from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, uploaded
+from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, uploaded
 from demo.views import bar, bars, embedded, messages, percent, placeholder, verdict
 from demo.why import Answered, close_up, why_view
-from media_emoclip import InputError, load_image
+from media_emoclip import InputError
 from recognizer_emoclip import Observation, Recognizer
 from results_emoclip import EmotionResult, FaceResult, OtherFace
 
@@ -114,29 +113,27 @@ def analyze_endpoint(recognizer: Recognizer) -> Callable[..., ResultJSON]:
 
 def recognise(
     recognizer: Recognizer, image: str | bytes | None, audio: str | bytes | None
-) -> tuple[EmotionResult, Observation]:
-    """The result of a photo and a recording, and what was found in them.
-
-    Raises:
-        InputError: nothing was given, or nothing of it can be read.
-    """
-    observation = recognizer.observe(image, audio)
+) -> tuple[EmotionResult, Observation, Image.Image | None]:
+    """The result of a photo and a recording, what was found in them, and the photo itself. Where nothing was given, or
+    nothing of it can be read, the result's messages say so."""
+    photo, notes, errors = read_photo(image)
+    if errors and audio is None:
+        return EmotionResult(messages=errors), Observation(), None
+    try:
+        observation = recognizer.observe(photo, audio)
+    except InputError as error:
+        return EmotionResult(messages=errors + error.sentences), Observation(), photo
+    observation.messages = notes + observation.messages + errors
     [result] = recognizer.score([observation])
-    return result, observation
+    return result, observation, photo
 
 
 def answer(recognizer: Recognizer, image: str | None, audio: str | None) -> tuple[str, dict, str, Answered | None]:
     """What the page shows for a photo and a recording, as HTML; whether it may be asked why; no reasons yet; and what
     they would be of."""
-    photo = None
-    if image is not None:
-        with contextlib.suppress(InputError):  # the result's messages say why
-            photo = load_image(image)[0]
-    try:
-        result, observation = recognise(recognizer, image, audio)
-    except InputError as error:
-        result, answered = EmotionResult(messages=error.sentences), None
-    else:
+    result, observation, photo = recognise(recognizer, image, audio)
+    answered = None
+    if result.fused is not None:
         face = close_up(photo, observation.faces.squares[0]) if observation.faces else None
         answered = Answered(result, observation.decisive(result), face)
     page = answer_view(recognizer, photo, audio, result)

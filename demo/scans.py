@@ -27,7 +27,7 @@ def check_photo(source: str | bytes) -> None:
     """
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as data:
-            image = Image.open(data, formats=["JPEG", "MPO", "TIFF"])
+            image = Image.open(data, formats=["JPEG", "TIFF"])
             work = _scanned_pixels(image) * count_scans(data)
     except Exception:  # what Pillow raises of damaged files has no common class
         return
@@ -51,7 +51,7 @@ def count_scans(data: BinaryIO) -> int:
 def _scanned_pixels(image: Image.Image) -> int:
     """Of one scan."""
     width, height = image.size
-    if image.format != "TIFF":
+    if image.format != "TIFF":  # but JPEG or MPO
         return width * height
     if "jpeg" not in image.info.get("compression", ""):
         return 0

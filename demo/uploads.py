@@ -1,20 +1,19 @@
-"""What visitors put in: the boxes for a photo and a recording, examples in their place, which files count as uploads,
-how large they may be and how long they stay."""
+"""What visitors put in: the boxes for a photo and a recording, examples in their place, and which files count as
+uploads."""
 
 import base64
-import binascii
+import contextlib
 from pathlib import Path
 from urllib.parse import unquote
 
 import gradio as gr
 from gradio.events import Dependency
 from gradio.utils import get_upload_folder
+from PIL import Image
 
-from media_emoclip import MAX_AUDIO_SECONDS, InputError
-
-MAX_UPLOAD = "256mb"  # a few minutes of a phone's video
-MAX_DATA_URL = 32 * 1024**2  # characters
-UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS = 60, 300
+from demo.limits import MAX_DATA_URL
+from demo.scans import check_photo
+from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PHOTOS = {name: str(EXAMPLES / f"{name}.jpg") for name in ("astronaut", "grace-hopper", "two-people")}
@@ -37,16 +36,30 @@ def uploaded(file: dict | str | None) -> str | bytes | None:
             raise InputError(f"The file is too large for a data: URL: send at most {MAX_DATA_URL // 1024**2} MB.")
         try:
             return base64.b64decode(file.partition(",")[2], validate=True)
-        except binascii.Error:
+        except ValueError:
             raise InputError("The data: URL is not base64: encode the file anew.") from None
-    path = str(file.get("path")) if isinstance(file, dict) else file if isinstance(file, str) else ""
-    resolved = Path(unquote(path.partition("/file=")[2]) or path).resolve()
-    if not resolved.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise InputError(
-            "The file was not uploaded: send it with gradio_client's handle_file, with the tool "
-            "upload_file_to_gradio, or as a base64 data: URL."
-        )
-    return str(resolved)
+    path = file.get("path") if isinstance(file, dict) else file
+    folder = Path(get_upload_folder()).resolve()
+    if isinstance(path, str):
+        with contextlib.suppress(OSError, ValueError):  # no system takes such a path
+            resolved = Path(unquote(path.partition("/file=")[2]) or path).resolve()
+            if resolved.is_relative_to(folder) and not resolved.is_dir():
+                return str(resolved)
+    raise InputError(
+        "The file was not uploaded: send it with gradio_client's handle_file, with the tool upload_file_to_gradio, or "
+        "as a base64 data: URL."
+    )
+
+
+def read_photo(source: str | bytes | None) -> tuple[Image.Image | None, list[str], list[str]]:
+    """A photo, read once for all that is done with it; what should be known of it; and why it cannot be read."""
+    if source is None:
+        return None, [], []
+    try:
+        check_photo(source)
+        return *load_image(source), []
+    except InputError as error:
+        return None, [], error.sentences
 
 
 def photo_and_recording(prefix: str = "") -> tuple[gr.Image, gr.Audio]:

@@ -14,9 +14,10 @@ import gradio as gr
 
 from demo.annotate import annotate_video
 from demo.emotions import COLOURS, EmotionJSON
+from demo.limits import MAX_UPLOAD
 from demo.page import script, scroll_to
 from demo.timeline import above_view, below_view
-from demo.uploads import EXAMPLES, MAX_UPLOAD, one_click, uploaded
+from demo.uploads import EXAMPLES, one_click, uploaded
 from demo.views import messages, percent, placeholder
 from media_emoclip import InputError
 from recognizer_emoclip import Recognizer

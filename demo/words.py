@@ -8,13 +8,13 @@ from typing import Any, Literal, TypedDict
 import gradio as gr
 
 from demo.emotions import COLOURS
+from demo.limits import MAX_WORD_LENGTH, MAX_WORDS
 from demo.page import MODEL_QUEUE, scroll_to
-from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, uploaded
+from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, uploaded
 from demo.views import messages, placeholder, signed
 from media_emoclip import InputError
 from pipeline_emoclip import EmotionRecognitionPipeline, WordCloseness, WordsResult
 
-MAX_WORDS, MAX_WORD_LENGTH = 12, 60
 EMPTY = placeholder(
     "How close is a word?", "Write a few, add a photo or a recording and press Compare, or pick an example."
 )
@@ -93,33 +93,54 @@ def compare_words_endpoint(pipe: EmotionRecognitionPipeline) -> Callable[..., Wo
             emotions with all its words, for scale. "messages" are sentences about what could not be used, and why.
         """
         try:
-            words = words.split(",") if isinstance(words, str) else words
-            return closeness(pipe, words, uploaded(image), uploaded(audio)).to_dict()
+            return closeness(pipe, word_list(words), uploaded(image), uploaded(audio)).to_dict()
         except InputError as error:
             return WordsResult(messages=error.sentences).to_dict()
 
     return compare_words
 
 
+def word_list(words: object) -> list[str]:
+    """The words in what a client sent.
+
+    Raises:
+        InputError: they are not words.
+    """
+    if isinstance(words, str):
+        words = words.split(",")
+    if words is None:
+        return []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError('The words must be a list such as ["relieved", "furious"], or one text with commas.')
+    if any("\ud800" <= letter <= "\udfff" for word in words for letter in word):
+        raise InputError("The words hold half a character (a lone surrogate): write them anew.")
+    return words
+
+
 def closeness(
     pipe: EmotionRecognitionPipeline, words: list[str], image: str | bytes | None, audio: str | bytes | None
 ) -> WordsResult:
     """Words against a photo and a recording, with what cannot be used said in the messages."""
-    words = [str(word).strip() for word in words if str(word).strip()]
+    words = [word.strip() for word in words if word.strip()]
     if not words:
         return WordsResult(messages=["No words were given: write one or a few, with commas between them."])
     if len(words) > MAX_WORDS or max(map(len, words)) > MAX_WORD_LENGTH:
         limit = f"at most {MAX_WORDS} words or phrases, of up to {MAX_WORD_LENGTH} letters each"
         return WordsResult(messages=[f"That is too much to compare: give {limit}."])
+    photo, notes, errors = read_photo(image)
+    if errors and audio is None:
+        return WordsResult(messages=errors)
     try:
-        return pipe.compare_words(words, image=image, audio=audio)
+        result = pipe.compare_words(words, image=photo, audio=audio)
     except InputError as error:
-        return WordsResult(messages=error.sentences)
+        return WordsResult(messages=errors + error.sentences)
+    result.messages = notes + result.messages + errors
+    return result
 
 
 def answer(pipe: EmotionRecognitionPipeline, held_out: str, text: str, image: str | None, audio: str | None) -> str:
     """What the page shows for words with commas between them, as HTML."""
-    return words_view(closeness(pipe, text.split(","), image, audio), held_out)
+    return words_view(closeness(pipe, (text or "").split(","), image, audio), held_out)
 
 
 def held_out_note(results: dict[str, Any]) -> str:

@@ -18,8 +18,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
 import demo.photo
+from demo import limits
 from demo.page import THEME
-from demo.uploads import PHOTOS, RECORDINGS, UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS
+from demo.uploads import PHOTOS, RECORDINGS
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_nothing_is_sent_out_and_uploads_are_limited(app):
 
 
 def test_uploads_are_deleted_within_minutes(app, monkeypatch):
-    assert app.demo.delete_cache == (UPLOADS_CHECKED_SECONDS, UPLOADS_KEPT_SECONDS)
+    assert app.demo.delete_cache == (limits.UPLOADS_CHECKED_SECONDS, limits.UPLOADS_KEPT_SECONDS)
     assert sum(app.demo.delete_cache) <= 600
 
 

@@ -1,0 +1,159 @@
+"""What stands before Gradio: who may ask, how much a request may bring, which headers an answer has, which sessions
+are kept, and that nothing of an upload stays, not even its folder. The numbers are in limits.py."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from gradio.routes import App
+from gradio.state_holder import StateHolder
+from gradio.utils import get_upload_folder
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from demo import limits
+
+UPLOAD, HEARTBEAT = "/gradio_api/upload", "/gradio_api/heartbeat/"
+# Gradio's page needs inline scripts and eval (js_on_load); Live needs blobs; a Space shows the page in a frame.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Content-Security-Policy": "; ".join(
+        [
+            "default-src 'self'",
+            "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data: blob:",
+            "media-src 'self' data: blob:",
+            "font-src 'self' data:",
+            "connect-src 'self' data: blob: ws: wss:",
+            "worker-src 'self' blob:",
+            "object-src 'none'",
+            "base-uri 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'self' https://huggingface.co https://*.huggingface.co",
+        ]
+    ),
+}
+
+
+class Guard:
+    """ASGI middleware: counts what an address sends, before anything is parsed, and adds the headers."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+        self._sent = limits.Allowance(limits.MAX_SENT_BYTES, limits.UPLOADS_KEPT_SECONDS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        path = scope["path"].rstrip("/")
+        received = self._uploading if path.endswith(UPLOAD) else self._asking
+        with _page(scope["app"], path):
+            await self._app(scope, received(scope, receive), send_with_headers)
+
+    def _uploading(self, scope: Scope, receive: Receive) -> Receive:
+        who = limits.address(scope)
+
+        async def receive_some() -> Message:
+            message = await receive()
+            size = len(message.get("body", b""))
+            if not self._sent.spend(who, size):
+                raise HTTPException(429, "That is a lot within a few minutes: wait before you upload more.")
+            if size and shutil.disk_usage(get_upload_folder()).free < limits.MIN_FREE_DISK_BYTES:
+                raise HTTPException(507, "There is no room for uploads just now: try again in a few minutes.")
+            return message
+
+        return receive_some
+
+    def _asking(self, scope: Scope, receive: Receive) -> Receive:
+        """JSON is parsed on the event loop, where its size is everybody's time: of long texts, as data: URLs are, not
+        much; of many numbers or brackets, seconds."""
+        who, size, values = limits.address(scope), 0, 0
+
+        async def receive_some() -> Message:
+            nonlocal size, values
+            message = await receive()
+            body = message.get("body", b"")
+            size += len(body)
+            values += sum(map(body.count, (b",", b"[", b"{")))
+            if size > limits.MAX_BODY_BYTES or values > limits.MAX_BODY_VALUES:
+                raise HTTPException(413, "The request is too large: upload files, and send their addresses.")
+            if not self._sent.spend(who, len(body)):
+                raise HTTPException(429, "That is a lot within a few minutes: wait before you send more.")
+            return message
+
+        return receive_some
+
+
+@contextlib.contextmanager
+def _page(app: App, path: str):
+    """A page keeps a request to its heartbeat open for as long as it is there."""
+    if HEARTBEAT not in path:
+        yield
+        return
+    session = path.rpartition("/")[2]
+    app.state_holder.pages[session] = None
+    try:
+        yield
+    finally:
+        app.state_holder.pages.pop(session, None)
+
+
+class Sessions(StateHolder):
+    """Gradio's sessions. It keeps 10,000, the last used, and a program's calls are a session each; here the pages that
+    are open keep theirs, and of all others only the newest are kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages: dict[str, None] = {}  # that are open
+
+    def update(self, session_id: str) -> None:
+        """Notes that a session was used, and drops what is more than the limits."""
+        with self.lock:
+            if session_id in self.session_data:
+                self.session_data.move_to_end(session_id)
+            pages = [each for each in self.session_data if each in self.pages]
+            others = [each for each in self.session_data if each not in self.pages]
+            for oldest in pages[: -limits.MAX_PAGE_SESSIONS] + others[: -limits.MAX_PROGRAM_SESSIONS]:
+                del self.session_data[oldest]
+                self.time_last_used.pop(oldest, None)
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: App) -> AsyncIterator[None]:
+    """While the demo runs: its sessions are kept as above, and its folders are cleared."""
+    sessions = Sessions()
+    sessions.set_blocks(app.get_blocks())
+    app.state_holder = sessions
+    sweeping = asyncio.create_task(_sweep_regularly())
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+
+
+async def _sweep_regularly() -> None:
+    while True:
+        await asyncio.sleep(limits.UPLOADS_CHECKED_SECONDS)
+        await asyncio.to_thread(sweep, Path(get_upload_folder()), limits.UPLOADS_KEPT_SECONDS)
+
+
+def sweep(folder: Path, age: float) -> None:
+    """Deletes what Gradio leaves behind in its upload folder: the folders of files that it deleted, and the beginnings
+    of uploads that broke off, where they are older than so many seconds."""
+    for path in folder.glob("*"):
+        with contextlib.suppress(OSError):  # it is not empty, or was deleted meanwhile
+            if time.time() - path.stat().st_mtime > age:
+                path.rmdir() if path.is_dir() else path.unlink()

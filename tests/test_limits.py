@@ -1,0 +1,126 @@
+"""What one visitor may cost: photos of many scans, words of any type, paths of any kind, and what is counted."""
+
+import io
+
+import pytest
+from gradio.utils import get_upload_folder
+from helpers import ASTRONAUT
+from PIL import Image
+
+import demo.words
+from demo import limits
+from demo.scans import check_photo, count_scans
+from demo.uploads import uploaded
+from media_emoclip import InputError
+
+
+def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise(size, 60).convert("RGB").save(file, format, **options)
+    return file.getvalue()
+
+
+def scan_bomb(size: tuple[int, int] = (4000, 4000), scans: int = 4000) -> bytes:
+    """A progressive JPEG of a few KB that asks for thousands of looks at its pixels."""
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x05\x00"  # one component, its coefficients 1 to 5, of which none follow
+    return jpeg[:-2] + scans * scan + jpeg[-2:]
+
+
+def tiff_of(jpeg: bytes, size: tuple[int, int]) -> bytes:
+    """A TIFF whose one strip is a JPEG, in grey."""
+    width, height = size
+    tags = [(256, width), (257, height), (258, 8), (259, 7), (262, 1), (273, 8), (277, 1), (278, height)]
+    tags.append((279, len(jpeg)))
+    start = 8 + len(jpeg) + len(jpeg) % 2
+    entries = b"".join(
+        tag.to_bytes(2, "little") + b"\4\0" + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
+        for tag, value in tags
+    )
+    header = b"II*\0" + start.to_bytes(4, "little") + jpeg + bytes(len(jpeg) % 2)
+    return header + len(tags).to_bytes(2, "little") + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        scan_bomb(),
+        scan_bomb() + encoded("JPEG"),  # as in an MPO, whose second picture stands behind the first
+        tiff_of(scan_bomb(), (4000, 4000)),
+    ],
+)
+def test_a_photo_of_thousands_of_scans_is_refused(bomb, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(bomb)
+    for source in (bomb, str(tmp_path / "photo.jpg")):
+        with pytest.raises(InputError, match="too many steps"):
+            check_photo(source)
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        encoded("JPEG", (4000, 3000), quality=30),
+        encoded("JPEG", (4000, 3000), quality=30, progressive=True),
+        encoded("TIFF", (2000, 2000), compression="jpeg"),
+        encoded("TIFF", (2000, 2000), compression="tiff_lzw"),
+        encoded("PNG"),
+        encoded("WEBP"),
+        b"no picture",
+    ],
+)
+def test_what_cameras_and_programs_make_is_not(photo):
+    check_photo(photo)
+
+
+def test_scans_are_counted_across_blocks(monkeypatch):
+    monkeypatch.setattr("demo.scans.BLOCK_BYTES", 3)
+    assert count_scans(io.BytesIO(b"..\xff\xda.\xff\xda\xff" * 5)) == 10
+
+
+@pytest.mark.parametrize("words", [5, True, 1.5, {"happy": 1}, [1], [None], ["happy", {}], ["\ud800"], "\udfff"])
+def test_words_of_the_wrong_type_get_a_sentence(app, words):
+    ask = demo.words.compare_words_endpoint(app.pipe)
+    assert "The words" in ask(words, None, None)["messages"][0]
+
+
+def test_null_words_are_none(app):
+    assert "No words were given" in demo.words.compare_words_endpoint(app.pipe)(None)["messages"][0]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "a/" * 3000, "\ud800", "/file=%00", "", 5, None, [], {}])
+def test_paths_of_any_kind_get_a_sentence(app, path):
+    for file in ({"path": path}, path if path is not None else {}, [path], {"path": f"{get_upload_folder()}/{path}"}):
+        try:
+            assert uploaded(file).startswith(get_upload_folder())
+        except InputError as error:
+            assert "not uploaded" in str(error)
+
+
+@pytest.mark.parametrize("url", ["data:", "data:,é", "data:;base64,\ud800", "data:;base64,a"])
+def test_data_urls_of_any_kind_get_a_sentence(url):
+    try:
+        assert uploaded(url) == b""
+    except InputError as error:
+        assert "base64" in str(error)
+
+
+def test_an_address_is_a_household():
+    assert limits.address({"client": ("192.0.2.1", 5)}) == "192.0.2.1"
+    assert limits.address({"client": ("2001:db8::1", 5)}) == limits.address({"client": ("2001:db8::2", 5)})
+    assert limits.address({"client": None}) == ""
+
+
+def test_an_allowance_comes_back_with_time(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    allowance = limits.Allowance(100, seconds=10)
+    assert allowance.spend("a", 100) and not allowance.spend("a", 1) and allowance.spend("b", 100)
+    now = 5.0
+    assert allowance.spend("a", 40) and not allowance.spend("a", 20)
+
+
+def test_photos_are_read_by_the_demo_as_before(app):
+    photo = demo.words.closeness(app.pipe, ["happy"], str(ASTRONAUT), None)
+    assert photo.words[0].face == pytest.approx(app.pipe.compare_words(["happy"], image=ASTRONAUT).words[0].face)
