@@ -104,6 +104,9 @@ def main():
             faces = None if args.faces == "none" else load_faces(args.faces)
             voices = None if args.voices == "none" else load_voices(args.voices, processor.feature_extractor)
             split = None if voices is None else split_voices(voices, args.fold)
+            for corpus, what in ((faces, "faces"), (split, "voices")):
+                if corpus is not None:
+                    corpus.require([args.split], what)
         except (OSError, ValueError) as error:
             sys.exit(f"evaluate_hf.py: {error}")
         if torch.cuda.is_available():

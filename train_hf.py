@@ -12,7 +12,7 @@
     python train_hf.py recipe.json                            # every argument from a file
 
 The arguments are those of training/arguments.py and of transformers' TrainingArguments. To resume an interrupted run
-from its last checkpoint, give the same command again.
+from its newest whole checkpoint, give the same command again.
 """
 
 import json
@@ -24,7 +24,6 @@ from pathlib import Path
 
 import torch
 from transformers import HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from hub import HubError, UnfinishedError, fetch, open_repository, publish
 from media_emoclip import FaceDetector, SpeechDetector
@@ -33,6 +32,7 @@ from pipeline_emoclip import save_all
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 from training.build import make_trainer
 from training.calibration import calibrate
+from training.checkpoints import find_start
 from training.evaluation import evaluate_split
 from training.model_card import write_card
 from training.report import markdown_table, write_results
@@ -111,15 +111,12 @@ def main():
         if model_args.init_from:
             model_args.init_from = str(fetch(model_args.init_from))
         args.teachers = [str(fetch(name)) for name in args.teachers]
+        with args.main_process_first(desc="finding the checkpoint to go on from"):
+            resume = find_start(args)
         trainer, faces, voices = make_trainer(model_args, data_args, args)
     except (CheckpointError, ImportError, OSError, ValueError) as error:
         sys.exit(f"train_hf.py: {error}")
 
-    resume = args.resume_from_checkpoint
-    if resume is None and Path(args.output_dir).is_dir():
-        resume = get_last_checkpoint(args.output_dir)
-        if resume:
-            logger.info("Going on from %s; give another --output_dir to start afresh.", resume)
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.log_metrics("train", result.metrics)
     prediction = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")

@@ -71,6 +71,9 @@ class DataArguments:
         if len(votes) not in (1, 2) or not all(0 <= weight <= 1 for weight in votes):
             raise ValueError("--votes takes one number from 0 to 1, or the face's and the voice's.")
         self.votes = votes * 2 if len(votes) == 1 else votes
+        for name in ("voices_per_epoch", "max_train_samples", "max_eval_samples"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"--{name} must be at least 1, not {count}.")
 
 
 @dataclass

@@ -129,6 +129,8 @@ def make_trainer(
         if data_args.face_labels == "ferplus":
             faces = relabel_by_votes(faces)
         voices = split_voices(load_voices(data_args.voices, extractor), data_args.fold)
+    for corpus, what in ((faces, "faces"), (voices, "voices")):
+        corpus.require(("train", "validation", "test") if args.do_predict else ("train", "validation"), what)
     train_faces, train_voices = (
         subsample(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)
         for corpus in (faces, voices)

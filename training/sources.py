@@ -84,11 +84,11 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
     Raises:
         ValueError: they are Git LFS pointers.
     """
-    files = sorted((path for path in folder.glob(pattern) if path.is_file()), key=str)
-    wanted = [path for path in files if not is_junk(path.relative_to(folder))]
-    if len(files) > len(wanted):
-        junk = next(path for path in files if is_junk(path.relative_to(folder)))
-        logger.warning("%s: left out %d hidden files, such as %s.", folder, len(files) - len(wanted), junk.name)
+    wanted, junk = [], []
+    for path in sorted((path for path in folder.glob(pattern) if path.is_file()), key=str):
+        (junk if is_junk(path.relative_to(folder)) else wanted).append(path)
+    if junk:
+        logger.warning("%s: left out %d hidden or system files, such as %s.", folder, len(junk), junk[0].name)
     refuse_pointers(folder, wanted)
     return wanted
 
@@ -438,7 +438,7 @@ def open_voices(name: str) -> Dataset:
         if not any(path.suffix.lower() == ".wav" for path in folder.glob("*")):
             raise ValueError(f"{folder} holds neither AudioWAV/*.wav nor parquet files.")
     files = list_files(recordings or folder, "*")
-    wavs = [path for path in files if path.suffix.lower() == ".wav"]
+    wavs = sorted((path for path in files if path.suffix.lower() == ".wav"), key=lambda path: path.name.upper())
     if not wavs:
         raise ValueError(f"{recordings} holds no .wav file.")
     if others := [path.name for path in files if path not in set(wavs)]:

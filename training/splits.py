@@ -1,5 +1,6 @@
 """Training, validation and test: stratified splits of faces, CREMA-D's folds by actor, subsamples."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,17 @@ class Corpus:
     test: Dataset
     validation_name: str
     test_name: str
+
+    def require(self, splits: Iterable[str], what: str):
+        """Raises a ValueError where one of the splits is empty; `what` are "faces" or "voices"."""
+        purposes = {"train": "to train on", "validation": "to choose by", "test": "to test on"}
+        for split in splits:
+            if not len(getattr(self, split)):
+                raise ValueError(
+                    f"There are no {what} {purposes[split]}: the training split has {len(self.train)}, that for "
+                    f"choosing ({self.validation_name}) {len(self.validation)}, and that for testing "
+                    f"({self.test_name}) {len(self.test)}."
+                )
 
 
 def relabel_by_votes(faces: Corpus) -> Corpus:
@@ -113,9 +125,11 @@ def subsample(dataset: Dataset, most: int | None, seed: int, share: float = 1.0)
     """`share` of the rows, but no more than `most`, drawn at random.
 
     Raises:
-        ValueError: the share is not above 0 and at most 1.
+        ValueError: the share is not above 0 and at most 1, or leaves no row.
     """
     if not 0 < share <= 1:
         raise ValueError(f"--train_share must be above 0 and at most 1, not {share}.")
     count = min(round(share * len(dataset)), len(dataset) if most is None else most)
+    if not count:
+        raise ValueError(f"--train_share {share} leaves none of {len(dataset)} rows.")
     return dataset if count == len(dataset) else dataset.shuffle(seed).select(range(count))
