@@ -353,7 +353,7 @@ def _read_recording(data: io.BufferedIOBase, sampling_rate: int, notes: list[str
                 read = _collect(_read_blocks(sound), sound.samplerate, sampling_rate, channel)
                 if len(read.samples) or av is None:
                     return read
-                empty = read
+                empty, data = read, _of_unknown_length(data)
         except soundfile.SoundFileError:
             pass
     if av is None:
@@ -384,6 +384,14 @@ def _read_recording(data: io.BufferedIOBase, sampling_rate: int, notes: list[str
         raise InputError(
             "The recording is not a sound file that can be read: choose a WAV, FLAC, OGG, MP3, WebM or MP4."
         ) from None
+
+
+def _of_unknown_length(data: io.BufferedIOBase) -> io.BufferedIOBase:
+    """A file whose header gives a length of 0, for FFmpeg: it reads on in a WAV, but in an AU only where the length is
+    said to be unknown."""
+    data.seek(0)
+    head = data.read(12)
+    return io.BytesIO(head[:8] + b"\xff" * 4 + data.read()) if head[:4] == b".snd" else data
 
 
 def _read_blocks(sound: Any) -> Iterator[np.ndarray]:

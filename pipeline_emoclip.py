@@ -165,7 +165,8 @@ class EmotionRecognitionPipeline(Pipeline):
             names = getattr(inputs, "column_names", None)
             if names is not None and not set(names) & set(NAMES):
                 raise TypeError(f"A dataset's columns are named {', '.join(NAMES[:-1])} or video, not {names}.")
-            inputs = _Rows(inputs) if hasattr(inputs, "__len__") else (_row(each, inputs) for each in inputs)
+            rows = inputs
+            inputs = _Rows(rows) if hasattr(rows, "__len__") else (_row(row, rows) for row in rows)
         return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, state_dict: dict | None = None, **kwargs) -> None:
