@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import AutoModel, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
@@ -166,7 +166,8 @@ class EmotionRecognitionPipeline(Pipeline):
             if names is not None and not set(names) & set(NAMES):
                 raise TypeError(f"A dataset's columns are named {', '.join(NAMES[:-1])} or video, not {names}.")
             rows = inputs
-            inputs = _Rows(rows) if hasattr(rows, "__len__") else (_row(row, rows) for row in rows)
+            numbered = hasattr(rows, "__len__") and not isinstance(rows, IterableDataset)
+            inputs = _Rows(rows) if numbered else (_row(row, rows) for row in rows)
         return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, state_dict: dict | None = None, **kwargs) -> None:
@@ -373,7 +374,7 @@ def _row(row: Any, dataset: Any) -> Any:
 
 def _is_single(inputs: Any) -> bool:
     """Whether something that can be iterated over is one input, or none at all."""
-    return isinstance(inputs, (str, bytes, dict, np.ndarray, torch.Tensor, Dataset)) or hasattr(inputs, "read")
+    return isinstance(inputs, (str, bytes, dict, np.ndarray, torch.Tensor)) or hasattr(inputs, "read")
 
 
 def _check_words(words: Any) -> None:

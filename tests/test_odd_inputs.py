@@ -175,16 +175,10 @@ def encode_stereo(channels: np.ndarray, container: str, picture: np.ndarray | No
     """(2, T) float32 at 16 kHz, left and right apart, under a still picture if there is one."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
-        if picture is not None:
-            video = out.add_stream("libx264", rate=5)
-            video.height, video.width, video.pix_fmt = *picture.shape[:2], "yuv420p"
-            for i in range(round(5 * channels.shape[1] / 16_000)):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts, frame.time_base = i, Fraction(1, 5)
-                out.mux(video.encode(frame))
-            out.mux(video.encode(None))
         stream = out.add_stream("libopus" if container == "webm" else "aac", rate=48_000, layout="stereo")
         stream.bit_rate = 256_000
+        if picture is not None:
+            add_picture(out, picture, channels.shape[1] / 16_000)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout="stereo")
         frame.sample_rate = 16_000
         resampler = av.AudioResampler(format=stream.format, layout="stereo", rate=48_000, frame_size=960)
@@ -192,6 +186,17 @@ def encode_stereo(channels: np.ndarray, container: str, picture: np.ndarray | No
             out.mux(stream.encode(piece))
         out.mux(stream.encode(None))
     return file.getvalue()
+
+
+def add_picture(out: av.container.OutputContainer, picture: np.ndarray, seconds: float) -> None:
+    """Adds a still picture as a video of 5 frames a second."""
+    video = out.add_stream("libx264", rate=5)
+    video.height, video.width, video.pix_fmt = *picture.shape[:2], "yuv420p"
+    for i in range(round(5 * seconds)):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        frame.pts, frame.time_base = i, Fraction(1, 5)
+        out.mux(video.encode(frame))
+    out.mux(video.encode(None))
 
 
 def test_channels_that_cancel_each_other_are_heard_in_a_video(pipe, speech):
@@ -263,13 +268,7 @@ def write_tracks(path, tracks: list[np.ndarray], picture: np.ndarray | None = No
     with av.open(str(path), "w") as out:
         streams = [out.add_stream("aac", rate=16_000, layout="mono") for _ in tracks]
         if picture is not None:
-            video = out.add_stream("libx264", rate=5)
-            video.height, video.width, video.pix_fmt = *picture.shape[:2], "yuv420p"
-            for i in range(round(5 * len(tracks[0]) / 16_000)):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                frame.pts, frame.time_base = i, Fraction(1, 5)
-                out.mux(video.encode(frame))
-            out.mux(video.encode(None))
+            add_picture(out, picture, len(tracks[0]) / 16_000)
         for stream, samples in zip(streams, tracks):
             for start in range(0, len(samples), 1024):
                 part = np.ascontiguousarray(samples[None, start : start + 1024])
