@@ -281,7 +281,8 @@ def write_video(
         webm = path.suffix == ".webm"
         stream = voice = None
         if picture is not None:
-            stream = out.add_stream("libvpx" if webm else "libx264", rate=RATE)
+            fast = {"deadline": "realtime", "cpu-used": "8"} if webm else {"preset": "ultrafast"}
+            stream = out.add_stream("libvpx" if webm else "libx264", rate=RATE, options=fast)
             stream.height, stream.width = picture.shape[:2]
             stream.pix_fmt = "yuv420p"
             stream.codec_context.time_base = Fraction(1, 1000)
