@@ -11,15 +11,16 @@ Every tab has an endpoint that answers programs with the same as JSON, and assis
 Each tab is a module in demo/, with its layout, its handlers, its endpoint and its HTML.
 """
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 # Uploads lie in a folder of this process alone: what is left in it is deleted, and it goes with the process.
-uploads = tempfile.TemporaryDirectory(prefix="emoclip-demo-", dir=os.environ.get("GRADIO_TEMP_DIR"))
-os.environ["GRADIO_TEMP_DIR"] = uploads.name
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="emoclip-demo-", dir=os.environ.get("GRADIO_TEMP_DIR"))
 if os.environ.get("SPACE_ID"):  # whose proxy tells who asks; it has an address of its network
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
 os.environ.setdefault("TQDM_POSITION", "-1")  # what is downloaded shows its progress in a Space's log too
@@ -65,6 +66,7 @@ def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
     return pipe, read_figures(figures)
 
 
+atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 if ZERO_GPU:
     spaces.GPU(load)  # a Space there must have a function that may be lent one
 

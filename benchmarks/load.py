@@ -4,9 +4,9 @@
     python benchmarks/load.py --root ../other-checkout --clients 50 --seconds 60 --calls 1000
 
 The demo is started on a free port of this machine. A client uploads examples/astronaut.jpg once and then asks
-/analyze for it again and again, each time as soon as it has its answer; all clients count as one address. For the memory, one
-client asks one call after the other, each in a session of its own, as gradio_client's users do. "Held" is the resident
-memory of the server (VmRSS).
+/analyze for it again and again, each time as soon as it has its answer; all clients count as one address. For the
+memory, one client asks one call after the other, each in a session of its own. "Held" is the resident memory of the
+server (VmRSS).
 """
 
 import argparse

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from demo import limits
-from demo.scans import count_scans
 from demo.views import wording
+from demo.work import count_scans
 from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
 from processing_emoclip import resample
 from recognizer_emoclip import Recognizer

@@ -12,7 +12,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demo.limits import MAX_DATA_URL
-from demo.scans import check_photo
+from demo.work import check_photo
 from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -14,11 +14,12 @@ import gradio as gr
 
 from demo.annotate import annotate_video
 from demo.emotions import COLOURS, EmotionJSON
-from demo.limits import MAX_UPLOAD
+from demo.limits import MAX_UPLOAD, MAX_VIDEO_WORK_SECONDS
 from demo.page import script, scroll_to
 from demo.timeline import above_view, below_view
 from demo.uploads import EXAMPLES, one_click, uploaded
 from demo.views import messages, percent, placeholder
+from demo.work import check_video, for_at_most
 from media_emoclip import InputError
 from recognizer_emoclip import Recognizer
 from video_emoclip import MAX_VIDEO_SECONDS, VideoResult, finish
@@ -172,7 +173,7 @@ def analyze_video_endpoint(recognizer: Recognizer) -> Callable[..., VideoJSON]:
             file = uploaded(video)
             if file is None:
                 raise InputError("No video was given: upload one.")
-            return finish(analysis_steps(recognizer, file)).to_dict()
+            return finish(_analysis(recognizer, file)).to_dict()
         except InputError as error:
             return VideoResult(0.0, messages=error.sentences).to_dict()
 
@@ -191,17 +192,23 @@ def watch(recognizer: Recognizer, path: str | None) -> Iterator[Shown]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = _hold(path, folder)
-            steps = analysis_steps(recognizer, path)
+            steps = _analysis(recognizer, path)
             result = yield from _progress(steps, "Watching and listening", started, 0.0, ANALYSIS_SHARE)
             if result.people:
                 annotated = Path(folder) / "annotated.mp4"
-                steps = annotate_video(path, result, annotated, COLOURS)
+                steps = for_at_most(MAX_VIDEO_WORK_SECONDS, annotate_video(path, result, annotated, COLOURS))
                 yield from _progress(steps, "Drawing what was seen", started, ANALYSIS_SHARE, 1.0)
         except InputError as error:
             yield _sentences(error.sentences), HIDDEN, ""
             return
         shown = gr.update(value=str(annotated), visible=True) if result.people else HIDDEN
         yield above_view(result), shown, below_view(result)
+
+
+def _analysis(recognizer: Recognizer, source: str | bytes) -> Generator[float, None, VideoResult]:
+    """The steps of a video's analysis, within what a visitor may cost."""
+    check_video(source)
+    return for_at_most(MAX_VIDEO_WORK_SECONDS, analysis_steps(recognizer, source))
 
 
 def _hold(path: str, folder: str) -> str:

@@ -9,8 +9,8 @@ from PIL import Image
 
 import demo.words
 from demo import limits
-from demo.scans import check_photo, count_scans
 from demo.uploads import uploaded
+from demo.work import check_photo, count_scans
 from media_emoclip import InputError
 
 
@@ -75,7 +75,7 @@ def test_what_cameras_and_programs_make_is_not(photo):
 
 
 def test_scans_are_counted_across_blocks(monkeypatch):
-    monkeypatch.setattr("demo.scans.BLOCK_BYTES", 3)
+    monkeypatch.setattr("demo.work.BLOCK_BYTES", 3)
     assert count_scans(io.BytesIO(b"..\xff\xda.\xff\xda\xff" * 5)) == 10
 
 

@@ -1,0 +1,279 @@
+"""One visitor does what he can to stop the demo, and a second one is answered meanwhile.
+
+The two come from two addresses, which the demo believes a proxy on its own machine. An attack would hold the demo for
+twenty seconds and more if it were let in; the neighbour's answers must come within two, or within six times what they
+take in a quiet demo, where the machine is busy with other things.
+"""
+
+import contextlib
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import av
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from helpers import ASTRONAUT, one_person, write_video
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from test_limits import scan_bomb
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from demo import limits
+from demo.guard import HEADERS, Guard, sweep
+
+ATTACKER, NEIGHBOUR = ({"X-Forwarded-For": f"192.0.2.{last}"} for last in (1, 2))
+WAIT_SECONDS, BUSY_FACTOR, ATTACK_SECONDS = 2.0, 6, 3.0
+GREETING = json.dumps({"sampling_rate": 16_000})
+
+
+class Visitor:
+    """Somebody with an address of his own."""
+
+    def __init__(self, server: str, headers: dict[str, str]):
+        self.client = httpx.Client(base_url=server, headers=headers, timeout=100)
+        self.live = server.replace("http", "ws") + "live"
+        self.headers = headers
+
+    def upload(self, data: bytes, name: str = "file") -> dict:
+        [path] = self.client.post("gradio_api/upload", files={"files": (name, data)}).json()
+        return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+    def ask(self, endpoint: str, *data) -> dict:
+        call = self.client.post(f"gradio_api/call/{endpoint}", json={"data": data}).json()
+        text = self.client.get(f"gradio_api/call/{endpoint}/{call['event_id']}").text
+        assert "event: complete" in text, text
+        return json.loads(text.rpartition("data: ")[2])[0]
+
+    def connect(self, **options):
+        return connect(self.live, additional_headers=self.headers, **options)
+
+
+@pytest.fixture(scope="module")
+def attacker(server) -> Visitor:
+    return Visitor(server, ATTACKER)
+
+
+@pytest.fixture(scope="module")
+def neighbour(server) -> Visitor:
+    return Visitor(server, NEIGHBOUR)
+
+
+@pytest.fixture(scope="module")
+def visit(neighbour) -> Callable[[], float]:
+    """The neighbour opens the page, has a photo answered and is let in to Live; how long the longest of these took."""
+    photo = neighbour.upload(ASTRONAUT.read_bytes())
+
+    def live() -> None:
+        with neighbour.connect() as socket:
+            socket.send(GREETING)
+            assert json.loads(socket.recv(timeout=100)) == {"type": "ready"}
+
+    def visit() -> float:
+        times = []
+        for step in (
+            lambda: neighbour.client.get("").raise_for_status(),
+            lambda: neighbour.ask("analyze", photo, None)["face"]["label"],
+            live,
+        ):
+            start = time.monotonic()
+            step()
+            times.append(time.monotonic() - start)
+        return max(times)
+
+    return visit
+
+
+@pytest.fixture(scope="module")
+def patience(visit) -> float:
+    visit()
+    return max(WAIT_SECONDS, BUSY_FACTOR * max(visit() for _ in range(3)))
+
+
+def worst(attack: Callable[[], None], visit: Callable[[], float]) -> float:
+    """The neighbour's longest wait while an attack goes on, which is repeated until it has lasted for a while."""
+    over = threading.Event()
+
+    def repeat() -> None:
+        end = time.monotonic() + ATTACK_SECONDS
+        while time.monotonic() < end and not over.is_set():
+            attack()
+
+    with ThreadPoolExecutor(1) as pool:
+        attacking = pool.submit(repeat)
+        time.sleep(0.1)  # it has begun
+        waits = [visit()]
+        while not attacking.done():
+            waits.append(visit())
+        over.set()
+        attacking.result()
+    return max(waits)
+
+
+NUMBERS = "[" + "1," * 4_000_000 + "1]"
+
+
+def send_numbers(attacker: Visitor) -> None:
+    with attacker.connect(max_size=None, compression=None) as socket:
+        socket.send(GREETING)
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(10):
+                socket.send(NUMBERS)
+
+
+def post_numbers(attacker: Visitor) -> None:
+    try:
+        answer = attacker.client.post("gradio_api/call/analyze", content=f'{{"data": {NUMBERS}}}')
+        assert answer.status_code == 413, answer.text
+    except httpx.TransportError:  # it was sent away in the middle
+        pass
+
+
+def send_scan_bombs(attacker: Visitor) -> None:
+    bomb = scan_bomb((1280, 1280), 40_000)
+    assert len(bomb) < limits.MAX_MESSAGE_BYTES
+    with attacker.connect() as socket:
+        socket.send(GREETING)
+        while json.loads(socket.recv(timeout=100))["type"] != "ready":
+            pass
+        socket.send(b"F" + bytes(8) + bomb)
+        assert "baseline" in json.loads(socket.recv(timeout=100))["message"]
+
+
+def ask_scan_bombs(attacker: Visitor) -> None:
+    bomb = attacker.upload(scan_bomb())
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: attacker.ask("analyze", bomb, None), range(4)):
+            assert "too many steps" in result["messages"][0]
+
+
+@pytest.mark.parametrize("attack", [send_numbers, post_numbers, send_scan_bombs, ask_scan_bombs])
+def test_a_neighbour_is_answered_meanwhile(attack, attacker, visit, patience):
+    assert worst(lambda: attack(attacker), visit) < patience
+
+
+def test_sockets_that_never_greet_do_not_shut_live(attacker, visit, patience):
+    def open_sockets() -> None:
+        with contextlib.ExitStack() as sockets:
+            for _ in range(limits.MAX_LINE):
+                sockets.enter_context(attacker.connect())
+            time.sleep(1)
+
+    assert worst(open_sockets, visit) < patience
+
+
+def test_sockets_that_hold_their_places_leave_one(attacker, visit, patience):
+    with contextlib.ExitStack() as sockets:
+        for _ in range(2 * limits.LIVE_PLACES):
+            socket = sockets.enter_context(attacker.connect())
+            with contextlib.suppress(ConnectionClosed):  # those beyond the first few
+                socket.send(GREETING)
+        assert visit() < patience
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory) -> Path:
+    """Seconds of 2160p with more pictures than ten minutes of full HD have: one picture, coded once, over and over."""
+    path = tmp_path_factory.mktemp("clips") / "endless.mp4"
+    width, height = 3840, 2160
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("h264", rate=1000, options={"preset": "ultrafast", "x264-params": "keyint=1"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
+        [packet] = [*stream.encode(frame), *stream.encode(None)]
+        data = bytes(packet)
+        for i in range(limits.MAX_VIDEO_WORK_PIXELS // (width * height) + 100):
+            copy = av.Packet(data)
+            copy.stream, copy.pts, copy.dts, copy.is_keyframe = stream, i, i, True
+            copy.time_base = packet.time_base
+            out.mux(copy)
+    return path
+
+
+def test_a_video_of_endless_frames_does_not_hold_the_place(server, attacker, neighbour, endless, tmp_path):
+    clip = neighbour.upload(write_video(tmp_path / "clip.mp4", one_person(), seconds=1).read_bytes(), "clip.mp4")
+    start = time.monotonic()
+    assert neighbour.ask("analyze_video", clip)["people"]
+    quiet = time.monotonic() - start
+    result = Client(server, verbose=False, headers=ATTACKER).submit(handle_file(endless), api_name="/analyze_video")
+    start = time.monotonic()
+    assert neighbour.ask("analyze_video", clip)["people"]
+    assert time.monotonic() - start < max(WAIT_SECONDS, BUSY_FACTOR * quiet)
+    assert "too much to look at" in result.result()["messages"][0]
+
+
+def test_sessions_are_few_and_those_of_open_pages_stay(app, server, attacker, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_PROGRAM_SESSIONS", 5)
+    sessions = app.demo.app.state_holder
+    with attacker.client.stream("GET", "gradio_api/heartbeat/page") as heartbeat:
+        beats = heartbeat.iter_raw()
+        next(beats)
+        page = sessions["page"]
+        for _ in range(10):
+            attacker.ask("live")
+        assert len(sessions.session_data.keys() - sessions.pages.keys()) == 5 and sessions["page"] is page
+    deadline = time.monotonic() + 10
+    while "page" in sessions.pages and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(10):
+        attacker.ask("live")
+    assert "page" not in sessions.session_data and sessions.time_last_used.keys() == sessions.session_data.keys()
+
+
+def test_an_address_may_send_so_much(monkeypatch):
+    async def read(request: Request) -> Response:
+        return Response(str(len(await request.body())))
+
+    monkeypatch.setattr(limits, "MAX_SENT_BYTES", 1000)
+    routes = [Route(path, read, methods=["POST"]) for path in ("/gradio_api/upload", "/gradio_api/call/live")]
+    with TestClient(Starlette(routes=routes, middleware=[Middleware(Guard)])) as client:
+        for path in ("/gradio_api/upload", "/gradio_api/call/live"):
+            assert client.post(path, content=bytes(400)).text == "400"
+        for path in ("/gradio_api/upload", "/gradio_api/call/live"):
+            answer = client.post(path, content=bytes(400))
+            assert answer.status_code == 429 and "wait" in answer.text
+
+
+@pytest.mark.parametrize("path", ["", "gradio_api/mcp/", "gradio_api/call/live", "config"])
+def test_a_local_demo_answers_to_its_own_name_only(server, path):
+    """Or a website could have its own name lead here, and read what this machine's browser may."""
+    for host, allowed in (("evil.example", False), ("evil.example:80", False), ("localhost:1", True)):
+        answer = httpx.post(server + path, json={"data": []}, headers={"Host": host})
+        assert (answer.status_code != 400) == allowed or "Invalid host" not in answer.text
+
+
+def test_every_answer_has_the_headers(server):
+    for path in ("", "config", "gradio_api/info", "nowhere"):
+        answer = httpx.get(server + path)
+        assert HEADERS.items() <= {name: answer.headers.get(name) for name in HEADERS}.items()
+    assert "frame-ancestors 'self' https://huggingface.co" in answer.headers["Content-Security-Policy"]
+
+
+def test_nothing_is_left_of_what_gradio_deletes(tmp_path):
+    (tmp_path / "emptied").mkdir()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "photo.jpg").write_bytes(b"photo")
+    (tmp_path / "tmp1234").write_bytes(b"the beginning of an upload")
+    sweep(tmp_path, age=300)
+    assert len(list(tmp_path.iterdir())) == 3
+    sweep(tmp_path, age=-1)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_photo_of_this_size_is_answered(attacker):
+    """The limits are no hindrance: a progressive photo of 12 megapixels."""
+    file = io.BytesIO()
+    Image.open(ASTRONAUT).convert("RGB").resize((4000, 3000)).save(file, "JPEG", progressive=True)
+    assert attacker.ask("analyze", attacker.upload(file.getvalue()), None)["face"]
