@@ -41,8 +41,9 @@ IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12 of the file
 # Containers that PyAV may open. Playlists and the like are left out: they name other files, which FFmpeg would open.
 CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,flac,wav,w64,aac,aiff,au,caf,amr,asf,avi,mpegts,mpeg,flv"
-#: What PyAV raises of damaged files; ValueError where the layout of the channels changes on the way.
-DECODE_ERRORS = (ValueError,) if av is None else (av.FFmpegError, ValueError)
+#: What PyAV raises of damaged files: ValueError where the layout of the channels changes on the way, IndexError where
+#: a packet belongs to no stream that the header told of.
+DECODE_ERRORS = (ValueError, IndexError) if av is None else (av.FFmpegError, ValueError, IndexError)
 SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's own noise
 LFS_POINTER = b"version https://git-lfs"  # what stands in the place of a file that git-lfs has not fetched
 SHOWN_NAME = 80  # letters of a path that a sentence repeats

@@ -346,7 +346,7 @@ def _read_recording(data: io.BufferedIOBase, sampling_rate: int, notes: list[str
     if soundfile is not None:
         data.seek(0)
         try:
-            with soundfile.SoundFile(data) as sound:
+            with soundfile.SoundFile(_Stream(data)) as sound:
                 check_rate(sound.samplerate)
                 if 0 < sound.frames < 2**62:  # beyond, it is not known
                     _check_length(sound.frames, sound.samplerate)
@@ -384,6 +384,19 @@ def _read_recording(data: io.BufferedIOBase, sampling_rate: int, notes: list[str
         raise InputError(
             "The recording is not a sound file that can be read: choose a WAV, FLAC, OGG, MP3, WebM or MP4."
         ) from None
+
+
+class _Stream:
+    """A file for libsndfile, which seeks before the beginning of damaged ones: what that raised would be printed."""
+
+    def __init__(self, data: io.BufferedIOBase):
+        self._data = data
+        self.read, self.readinto, self.tell = data.read, data.readinto, data.tell
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._data.seek(offset, whence)
+        return self._data.tell()
 
 
 def _of_unknown_length(data: io.BufferedIOBase) -> io.BufferedIOBase:
