@@ -15,17 +15,20 @@ import datasets
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from datasets import Dataset
 from helpers import TINY, write_faces, write_voices
 from safetensors.torch import load_file
 from torch import nn
 
 import train_hf
+import training.trainer
 from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 from training.build import build_model, build_processor, class_shares
+from training.checkpoints import find_flaw, find_start
 from training.prompts import train_tokenizer
 from training.sources import load_faces
 from training.trainer import EmoCLIPTrainer
@@ -203,30 +206,6 @@ def test_every_part_of_the_loss_is_logged_with_the_metrics(trained):
     assert expected | {f"eval_{name}" for name in PARTS} <= set(evaluation[0])
 
 
-def test_an_interrupted_training_goes_on_and_ends_at_the_same_step(folder, trained, train, caplog):
-    per_epoch = last_state(trained)["global_step"]
-    process = start(folder, "torn", num_train_epochs=3)
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        states = list((folder / "torn").glob("checkpoint-*/trainer_state.json"))
-        if states and states[0].stat().st_size:
-            break
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    log = folder / "torn.log"
-    assert process.returncode == -signal.SIGKILL, log.read_text()[-3_000:]
-    assert not (folder / "torn" / "results.json").exists()
-    before = last_state(folder / "torn")["global_step"]
-    assert per_epoch <= before < 3 * per_epoch
-    train(folder, "torn", num_train_epochs=3)
-    assert f"Going on from torn{os.sep}checkpoint-{before}" in caplog.text
-    state = last_state(folder / "torn")
-    assert state["global_step"] == state["max_steps"] == 3 * per_epoch
-    assert [e["step"] for e in state["log_history"] if "loss" in e] == list(range(1, 3 * per_epoch + 1))
-    EmoCLIPForEmotionClassification.from_pretrained(folder / "torn")
-
-
 def test_a_wrong_source_is_told_in_one_sentence(folder, train):
     with pytest.raises(SystemExit, match=r"^train_hf.py: faces holds neither AudioWAV/\*.wav nor parquet files.$"):
         train(folder, "wrong", voices="faces")
@@ -353,6 +332,125 @@ def test_targets_are_mixed_and_classes_stay_the_rows_own(folder):
     assert "face_targets" not in chosen and torch.equal(chosen["voice_labels"], classes)
     decoded = processor.feature_extractor.decode(batch["voices"])
     assert torch.equal(chosen["input_features"], decoded)  # neither augmented nor mixed
+
+
+# --- Resumption
+
+
+def steps(**more) -> dict:
+    """Eight steps; evaluated and saved in the middle of epochs, too."""
+    strategies = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
+    return {"num_train_epochs": 2, **strategies, "save_total_limit": None, **more}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder) -> Path:
+    finish(start(folder, "whole", **steps()), folder / "whole.log")
+    return folder / "whole"
+
+
+def assert_same_training(given: Path, expected: Path):
+    """Both ended with the same weights, bit by bit: the average, those of the optimizer, and those that are kept."""
+    last = last_state(expected)["global_step"]
+    assert last_state(given)["global_step"] == last == 8
+    for name in (f"checkpoint-{last}/model.safetensors", f"checkpoint-{last}/live.safetensors", "model.safetensors"):
+        assert (given / name).read_bytes() == (expected / name).read_bytes(), name
+    figures = [json.loads((path / "results.json").read_text()) for path in (given, expected)]
+    assert figures[0] == figures[1]
+
+
+def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
+    folder, trained, uninterrupted, train, caplog
+):
+    per_epoch = last_state(trained)["global_step"]
+    process = start(folder, "torn", **steps())
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        states = list((folder / "torn").glob("checkpoint-*/trainer_state.json"))
+        if states and states[0].stat().st_size:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    log = folder / "torn.log"
+    assert process.returncode == -signal.SIGKILL, log.read_text()[-3_000:]
+    assert not (folder / "torn" / "results.json").exists()
+    whole = list((folder / "torn").glob("checkpoint-*/trainer_state.json"))
+    before = max(int(path.parent.name.split("-")[1]) for path in whole)
+    assert 2 <= before < 2 * per_epoch == 8
+    train(folder, "torn", **steps())
+    assert f"Going on from torn{os.sep}checkpoint-{before}" in caplog.text
+    state = last_state(folder / "torn")
+    assert state["global_step"] == state["max_steps"] == 2 * per_epoch
+    assert [e["step"] for e in state["log_history"] if "loss" in e] == list(range(1, 2 * per_epoch + 1))
+    EmoCLIPForEmotionClassification.from_pretrained(folder / "torn")
+    assert_same_training(folder / "torn", uninterrupted)
+
+
+@pytest.mark.parametrize("moment", ["live weights", "optimizer", "random numbers", "state"])
+def test_a_training_killed_while_saving_goes_on_as_if_it_had_not_been(
+    folder, uninterrupted, train, monkeypatch, caplog, moment
+):
+    owner, name, lacking = {
+        "live weights": (training.trainer, "save_file", "live.safetensors"),
+        "optimizer": (EmoCLIPTrainer, "_save_optimizer_and_scheduler", "optimizer.pt"),
+        "random numbers": (EmoCLIPTrainer, "_save_rng_state", "rng_state.pth"),
+        "state": (transformers.TrainerState, "save_to_json", "trainer_state.json"),
+    }[moment]
+    original, calls = getattr(owner, name), []
+
+    def killed(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == 3:  # of the saves at steps 2, 4, 6 and 8
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    torn = f"torn-{moment.replace(' ', '-')}"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, name, killed)
+        train(folder, torn, **steps())
+    assert (folder / torn / "checkpoint-6" / "model.safetensors").is_file()
+    train(folder, torn, **steps())
+    assert f"Going on from {torn}{os.sep}checkpoint-4" in caplog.text
+    assert f"checkpoint-6 is not whole ({lacking} is missing): it is now called unfinished-6" in caplog.text
+    assert_same_training(folder / torn, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "live.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"],
+)
+def test_a_checkpoint_of_which_a_file_is_cut_is_not_whole(uninterrupted, tmp_path, caplog, name):
+    shutil.copytree(uninterrupted, tmp_path / "cut")
+    args = EmoCLIPTrainingArguments(output_dir=str(tmp_path / "cut"), use_cpu=True)
+    newest = tmp_path / "cut" / "checkpoint-8"
+    assert find_flaw(newest, args) is None
+    data = (newest / name).read_bytes()
+    for cut in (data[:-2], data[: len(data) // 2], b""):
+        (newest / name).write_bytes(cut)
+        assert find_flaw(newest, args) == f"{name} is damaged"
+    args.resume_from_checkpoint = str(newest)
+    with pytest.raises(ValueError, match=f"checkpoint-8 is not a whole checkpoint: {name} is damaged.$"):
+        find_start(args)
+    args.resume_from_checkpoint = None
+    assert find_start(args) == str(tmp_path / "cut" / "checkpoint-6")
+    assert f"checkpoint-8 is not whole ({name} is damaged): it is now called unfinished-8" in caplog.text
+    assert find_start(args) == str(tmp_path / "cut" / "checkpoint-6") and not newest.exists()
+    for checkpoint in (tmp_path / "cut").glob("checkpoint-*"):
+        (checkpoint / name).unlink()
+    assert find_start(args) is None
+    assert len(list((tmp_path / "cut").glob("unfinished-*"))) == 4
+
+
+def test_where_nothing_was_saved_a_training_starts_afresh(tmp_path):
+    assert find_start(EmoCLIPTrainingArguments(output_dir=str(tmp_path / "new"), use_cpu=True)) is None
+
+
+def test_a_lone_row_in_the_last_batch_stops_no_training(tmp_path, folder, train):
+    """36 rows in batches of 5."""
+    write_faces(tmp_path / "few", train=6, test=1)
+    train(folder, "few", faces=str(tmp_path / "few"), per_device_train_batch_size=5)
+    EmoCLIPForEmotionClassification.from_pretrained(folder / "few")
 
 
 # --- Its parts

@@ -140,8 +140,11 @@ def make_trainer(
     )
     model = build_model(model_args, processor, train_faces["label"], train_voices["label"])
     freeze(model, model_args.freeze)
-    if args.world_size > 1 and args.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if args.world_size > 1:
+        # Every step uses every parameter, but for those of a loss that is left out.
+        args.ddp_find_unused_parameters = not all(model.config.loss_weights[pair] > 0 for pair in PAIRS)
+        if args.device.type == "cuda" and args.per_device_train_batch_size < ROWS_OF_OWN_STATISTICS:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
     common = {"extractor": extractor, "prompts": prompts, "seed": args.seed, "device": args.device}
     trainer = EmoCLIPTrainer(

@@ -21,35 +21,33 @@ def find_flaw(checkpoint: Path, args: EmoCLIPTrainingArguments) -> str | None:
     last: of a training that was killed meanwhile, the later ones are missing. Files that are cut short are what a full
     disk, or a machine that lost its power, leaves behind.
     """
-    weights = ["model.safetensors"] + ([EmoCLIPTrainer.live_weights] if args.ema_decay else [])
-    archives = [] if args.save_only_model else ["optimizer.pt", "scheduler.pt"]
-    for name in (*weights, *archives, "trainer_state.json"):
+    names = ["model.safetensors"]
+    if args.ema_decay:
+        names.append(EmoCLIPTrainer.live_weights)
+    if not args.save_only_model:
+        names += ["optimizer.pt", "scheduler.pt", *(["scaler.pt"] if (checkpoint / "scaler.pt").exists() else [])]
+        names += [path.name for path in checkpoint.glob("rng_state*.pth")] or ["rng_state.pth"]  # one for each process
+    for name in (*names, "trainer_state.json"):
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-    random_states = [path.name for path in checkpoint.glob("rng_state*.pth")]
-    if not random_states and not args.save_only_model:
-        return "rng_state.pth is missing"
-    if (checkpoint / "scaler.pt").is_file():  # with --fp16
-        archives.append("scaler.pt")
-    for name in weights:
         try:
-            with safe_open(checkpoint / name, framework="pt"):
-                pass
-        except (OSError, SafetensorError):
+            check_file(checkpoint / name)
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
             return f"{name} is damaged"
-    for name in (*archives, *random_states):
-        try:
-            with zipfile.ZipFile(checkpoint / name) as archive:
-                whole = archive.testzip() is None
-        except (OSError, zipfile.BadZipFile):
-            whole = False
-        if not whole:
-            return f"{name} is damaged"
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "trainer_state.json is damaged"
     return None
+
+
+def check_file(file: Path):
+    """Raises an error where a file of a checkpoint has been cut short or damaged."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt"):
+            return
+    if file.suffix == ".json":
+        json.loads(file.read_text())
+        return
+    with zipfile.ZipFile(file) as archive:  # what torch.save writes
+        if damaged := archive.testzip():
+            raise ValueError(damaged)
 
 
 def find_start(args: EmoCLIPTrainingArguments) -> str | None:
