@@ -34,7 +34,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import hub
 from demo import limits
 from demo.about import about_tab, read_figures
-from demo.guard import Guard, lifespan
+from demo.guard import Demo, Guard, lifespan
 from demo.live import Live, live_tab
 from demo.page import HEADER, STATIC, THEME, script
 from demo.photo import photo_tab
@@ -89,7 +89,7 @@ LAUNCH = {
     },
 }
 
-with gr.Blocks(
+with Demo(
     title="EmoCLIP: what a face and a voice express",
     analytics_enabled=False,
     delete_cache=(limits.UPLOADS_CHECKED_SECONDS, limits.UPLOADS_KEPT_SECONDS),

@@ -7,16 +7,23 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.components.api_component import Api
 from gradio.routes import App
 from gradio.state_holder import StateHolder
 from gradio.utils import get_upload_folder
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo import limits
+from demo.uploads import find_upload
 
+MAX_DEPTH = 20  # of lists in lists, of which no endpoint takes any
 UPLOAD, HEARTBEAT = "/gradio_api/upload", "/gradio_api/heartbeat/"
 # Gradio's page needs inline scripts and eval (js_on_load); Live needs blobs; a Space shows the page in a frame.
 HEADERS = {
@@ -60,8 +67,14 @@ class Guard:
 
         path = scope["path"].rstrip("/")
         received = self._uploading if path.endswith(UPLOAD) else self._asking
-        with _page(scope["app"], path):
-            await self._app(scope, received(scope, receive), send_with_headers)
+        try:
+            with _page(scope["app"], path):
+                await self._app(scope, received(scope, receive), send_with_headers)
+        except Exception as error:  # of what no client of ours sends; its text may be the visitor's
+            print(f"A request could not be answered: {type(error).__name__}", flush=True)
+            with contextlib.suppress(RuntimeError):  # the answer had begun
+                answer = PlainTextResponse("The request cannot be understood: see /gradio_api/info.", 400)
+                await answer(scope, receive, send_with_headers)
 
     def _uploading(self, scope: Scope, receive: Receive) -> Receive:
         who = limits.address(scope)
@@ -109,6 +122,34 @@ def _page(app: App, path: str):
         yield
     finally:
         app.state_holder.pages.pop(session, None)
+
+
+class Demo(gr.Blocks):
+    """Gradio's page, to which a client can name no files but those that it uploaded.
+
+    Gradio itself would fetch addresses of other servers, of any size, and raise where a path is not one.
+    """
+
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *args: Any, **kwargs: Any) -> list:
+        """Leaves it to the endpoints to say what is wrong with a file; the page itself never sends such."""
+        if len(inputs) != len(block_fn.inputs):
+            raise gr.Error(f"There must be {len(block_fn.inputs)} values, not {len(inputs)}.", print_exception=False)
+        for i, (value, component) in enumerate(zip(inputs, block_fn.inputs)):
+            if _is_foreign(value):
+                if not isinstance(component, Api):
+                    raise gr.Error("The file was not uploaded.", print_exception=False)
+                inputs[i] = {"path": value.get("path") if isinstance(value, dict) else None}  # Gradio leaves it alone
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+
+def _is_foreign(value: object, depth: int = 0) -> bool:
+    """Whether a value has in it what Gradio takes for a file and is no upload; or may have, for its depth."""
+    if isinstance(value, dict):
+        path = value.get("path")
+        if "meta" in value and path is not None and not (isinstance(path, str) and find_upload(path)):
+            return True
+        value = list(value.values())
+    return isinstance(value, list) and (depth > MAX_DEPTH or any(_is_foreign(each, depth + 1) for each in value))
 
 
 class Sessions(StateHolder):

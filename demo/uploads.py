@@ -2,7 +2,6 @@
 uploads."""
 
 import base64
-import contextlib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -39,16 +38,22 @@ def uploaded(file: dict | str | None) -> str | bytes | None:
         except ValueError:
             raise InputError("The data: URL is not base64: encode the file anew.") from None
     path = file.get("path") if isinstance(file, dict) else file
-    folder = Path(get_upload_folder()).resolve()
-    if isinstance(path, str):
-        with contextlib.suppress(OSError, ValueError):  # no system takes such a path
-            resolved = Path(unquote(path.partition("/file=")[2]) or path).resolve()
-            if resolved.is_relative_to(folder) and not resolved.is_dir():
-                return str(resolved)
+    if isinstance(path, str) and (upload := find_upload(unquote(path.partition("/file=")[2]) or path)):
+        return upload
     raise InputError(
         "The file was not uploaded: send it with gradio_client's handle_file, with the tool upload_file_to_gradio, or "
         "as a base64 data: URL."
     )
+
+
+def find_upload(path: str) -> str | None:
+    """The resolved path of a file in the upload folder; None of any other, and of what is no path."""
+    try:
+        resolved = Path(path).resolve()
+        inside = resolved.is_relative_to(Path(get_upload_folder()).resolve()) and not resolved.is_dir()
+    except (OSError, ValueError):  # too long, or with characters that no path has
+        return None
+    return str(resolved) if inside else None
 
 
 def read_photo(source: str | bytes | None) -> tuple[Image.Image | None, list[str], list[str]]:

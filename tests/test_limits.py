@@ -1,7 +1,10 @@
 """What one visitor may cost: photos of many scans, words of any type, paths of any kind, and what is counted."""
 
+import functools
 import io
+import json
 
+import httpx
 import pytest
 from gradio.utils import get_upload_folder
 from helpers import ASTRONAUT
@@ -9,9 +12,12 @@ from PIL import Image
 
 import demo.words
 from demo import limits
+from demo.about import charts, read_figures
 from demo.uploads import uploaded
 from demo.work import check_photo, count_scans
 from media_emoclip import InputError
+
+JSON = {"Content-Type": "application/json"}
 
 
 def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes:
@@ -124,3 +130,53 @@ def test_an_allowance_comes_back_with_time(monkeypatch):
 def test_photos_are_read_by_the_demo_as_before(app):
     photo = demo.words.closeness(app.pipe, ["happy"], str(ASTRONAUT), None)
     assert photo.words[0].face == pytest.approx(app.pipe.compare_words(["happy"], image=ASTRONAUT).words[0].face)
+
+
+NESTED = functools.reduce(lambda inner, _: [inner], range(300), 1)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "data", "sentence"),
+    [
+        ("compare_words", [5, None, None], "The words must be"),
+        ("compare_words", ["\ud800", None, None], "half a character"),
+        ("compare_words", [NESTED, None, None], "The words must be"),
+        ("analyze", [NESTED, None], "was not uploaded"),
+        *(
+            ("analyze", [{"path": path, "meta": {"_type": "gradio.FileData"}}, None], "was not uploaded")
+            for path in ("a\0b", "a" * 5000, "\ud800", "/etc/passwd", "http://192.0.2.1/endless", "file:///x", "", 5)
+        ),
+        ("analyze", [], "There must be 2 values"),
+        ("analyze_video", [None], "No video was given"),
+        ("analyze_video", [[1]], "was not uploaded"),
+    ],
+)
+def test_values_of_the_wrong_type_get_a_sentence_and_no_traceback(server, capfd, endpoint, data, sentence):
+    call = httpx.post(f"{server}gradio_api/call/{endpoint}", content=json.dumps({"data": data}), headers=JSON)
+    answer = httpx.get(f"{server}gradio_api/call/{endpoint}/{call.json()['event_id']}", timeout=60).text
+    assert sentence in answer
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("call/nothing", b'{"data": []}'), ("call/analyze", b"\xff"), ("queue/join", b'{"data": [], "fn_index": 9999}')],
+)
+def test_requests_that_are_none_get_a_sentence_and_no_traceback(server, capfd, path, body):
+    for headers in (JSON, {}):
+        assert 400 <= httpx.post(f"{server}gradio_api/{path}", content=body, headers=headers).status_code < 500
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_figures_of_another_form_are_left_out_and_told(tmp_path, capsys):
+    file = tmp_path / "results.json"
+    good = {"n": 8, "accuracy": 0.25}
+    for odd in ([], 5, {"n": "8", "accuracy": 0.5}, {"n": 8, "accuracy": "high"}, {**good, "confusion": [[1]]}, None):
+        file.write_text(json.dumps({"face": good, "voice": odd, "splits": odd}))
+        assert read_figures(file)["face"] == good and "voice" not in read_figures(file)
+        assert "left out: " in capsys.readouterr().out
+        assert charts(read_figures(file), {"face": 7, "voice": 6})
+    for text in ("", "[]", "5", "{", "[" * 100_000, "\0"):
+        file.write_text(text)
+        assert read_figures(file) == {} and "no figures" in capsys.readouterr().out
+    assert read_figures(tmp_path / "none.json") == {}
