@@ -3,7 +3,6 @@
 import copy
 import os
 import pickle
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 from torchvision import transforms
+from transformers import AutoModel, AutoProcessor
 
 import convert_audioclip
 import train_hf
@@ -343,18 +343,11 @@ def test_the_command_writes_a_folder_that_everything_loads(official, tmp_path, m
     model = EmoCLIPModel.from_pretrained(tmp_path)
     assert torch.equal(model.audio_model.fbsp.window, state["audio.window"])
     assert torch.equal(model.text_projection.weight, state["text_projection"].T)
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    script = (
-        "import sys; from transformers import AutoModel, AutoProcessor\n"
-        "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
-        "inputs = processor(text='angry', audio=[0.0] * 9000, sampling_rate=44_100, return_tensors='pt')\n"
-        "print(type(model).__name__, tuple(model(**inputs).audio_embeds.shape))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert result.stdout.strip() == "EmoCLIPModel (1, 16)", result.stderr
+    remote = AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
+    assert all(type(part).__module__.startswith("transformers_modules.") for part in (remote, processor))
+    inputs = processor(text="angry", audio=[0.0] * 9000, sampling_rate=44_100, return_tensors="pt")
+    assert type(remote).__name__ == "EmoCLIPModel" and remote(**inputs).audio_embeds.shape == (1, 16)
 
 
 @pytest.mark.parametrize("form", ["state dict", "TorchScript archive"])

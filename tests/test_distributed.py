@@ -134,7 +134,8 @@ def work(rank: int, folder: str):
 def results(tmp_path_factory) -> dict[str, tuple]:
     folder = tmp_path_factory.mktemp("processes")
     with contextlib.suppress(mp.ProcessExitedException):  # gloo aborts where tensors do not fit; its test says so
-        mp.spawn(work, (str(folder),), nprocs=2)
+        mp.set_forkserver_preload(["transformers.modeling_utils"])  # what takes seconds, once for both
+        mp.start_processes(work, (str(folder),), nprocs=2, start_method="forkserver")
     return {
         case: [torch.load(file) if file.is_file() else "the process died" for file in files]
         for case, files in (
