@@ -36,7 +36,7 @@ from training.evaluation import (
 from training.metrics import EmotionMetrics, emotion_metrics
 from training.report import draw, markdown_table, replace_table, write_results
 from training.sources import load_voices
-from training.splits import split_voices
+from training.splits import Corpus, split_voices
 
 ROOT = Path(__file__).parent.parent
 
@@ -238,6 +238,19 @@ def test_faces_are_scored_whole_by_crops_unseen_and_against_the_majority(parts):
     assert sum(each["n"] for each in figures["reliability"]) == 4
     gap = sum(each["n"] / 4 * abs(each["confidence"] - each["accuracy"]) for each in figures["reliability"])
     assert gap == pytest.approx(figures["calibration_error"], abs=1e-6)
+
+
+def test_figures_of_no_rows_are_left_out(parts):
+    """Every face is in train, no two taggers agree, and no voice has a face's emotion."""
+    face = np.random.default_rng(0).integers(0, 256, 48 * 48, dtype=np.uint8).tobytes()
+    columns = {"pixels": [face], "label": [LABELS.index("surprise")]}
+    faces = Dataset.from_dict({**columns, "ferplus_votes": [votes(3, 3, 4)], "row_exact": [True]})
+    voice = np.zeros((128, 188), np.uint8).tobytes()
+    voices = Dataset.from_dict({"voice": [voice], "label": [LABELS.index("sad")]})
+    corpora = (Corpus(split, split, split, "validation", "test") for split in (faces, voices))
+    results = evaluate_split(*parts, *corpora, "test")
+    assert set(results) == {"splits", "face", "face_ten_crops", "voice", "words"}
+    assert "NaN" not in json.dumps(results) and "| face, one crop | test | 1 |" in markdown_table(results)
 
 
 def test_the_ten_crops_are_the_corners_the_middle_and_their_mirror_images():

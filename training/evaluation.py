@@ -102,12 +102,14 @@ def evaluate_faces(
     if train is not None:
         seen = set(train["pixels"])
         unseen = np.array([face not in seen for face in faces["pixels"]])
-        results["face_unseen"] = emotion_metrics(probs[unseen], labels[unseen])
+        if unseen.any():
+            results["face_unseen"] = emotion_metrics(probs[unseen], labels[unseen])
     votes = votes_for(faces)
     if votes is not None:
         clear = votes.max(-1).values.numpy() > 0.5  # more than half of all taggers agree
         majority = votes.argmax(-1).numpy()
-        results["face_majority"] = emotion_metrics(probs[clear], majority[clear])
+        if clear.any():
+            results["face_majority"] = emotion_metrics(probs[clear], majority[clear])
     return results, Predictions(logits.log_softmax(-1), labels, embeds)
 
 
@@ -225,7 +227,10 @@ def evaluate_split(
         results |= figures
     if len(predictions) == 2:
         (face_log_probs, face_labels, _), (voice_log_probs, voice_labels, _) = predictions.values()
-        results["fused"] = evaluate_pairs(model, face_log_probs, face_labels, voice_log_probs, voice_labels, seed=0)
+        if np.isin(face_labels, voice_labels).any():
+            results["fused"] = evaluate_pairs(
+                model, face_log_probs, face_labels, voice_log_probs, voice_labels, seed=0
+            )
     if predictions and model.config.words and model.config.prompt_templates:
         results["words"] = evaluate_words(model, processor, predictions)
     return results
