@@ -28,7 +28,7 @@ from hub import HubError, load_pipeline
 from training.evaluation import evaluate_split
 from training.model_card import write_card
 from training.report import draw, markdown_table, replace_table, write_results
-from training.sources import load_faces, load_voices
+from training.sources import list_voices, load_faces, load_voices
 from training.splits import FOLDS, split_voices
 
 #: The figures of a fold that are averaged over the five.
@@ -93,6 +93,10 @@ def main():
     if args.protocol == "cremad-5fold":
         sources = [f"--{name}={source}" for name, source in (("faces", args.faces), ("voices", args.voices)) if source]
         try:
+            if args.voices:  # what would fail after the first trainings fails now
+                voices = list_voices(args.voices)
+                for fold in range(FOLDS):
+                    split_voices(voices, fold).require(("train", "validation", "test"), "voices")
             results["voice_folds"] = evaluate_folds(Path(args.folds), [*sources, *train_arguments])
         except ValueError as error:
             sys.exit(f"evaluate_hf.py: {error}")

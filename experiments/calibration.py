@@ -89,8 +89,11 @@ def main():
     try:
         pipe = load_pipeline(args.model, device="cpu")
         model, processor = pipe.model, pipe.processor
-        faces = load_faces(args.faces).validation
-        voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold).validation
+        faces = load_faces(args.faces)
+        voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold)
+        for corpus, what in ((faces, "faces"), (voices, "voices")):
+            corpus.require(["validation"], what)
+        faces, voices = faces.validation, voices.validation
     except (HubError, OSError, ValueError) as error:
         sys.exit(f"calibration.py: {error}")
     stored = {"face": face_tensors(faces), "voice": voice_tensors(voices, processor.feature_extractor)}

@@ -83,10 +83,13 @@ def main() -> None:
             error = fall.std().item() / len(fall) ** 0.5
             print(f"{head:6s} {way:15s} {100 * fall.mean().item():5.1f} +- {100 * error:.1f}   n = {len(fall)}")
 
-    faces = load_faces(arguments.faces).validation
+    try:
+        faces = load_faces(arguments.faces).validation
+        voices = split_voices(load_voices(arguments.voices, extractor), 0).validation
+    except (OSError, ValueError) as error:
+        sys.exit(f"explain_deletion.py: {error}")
     faces = faces.select(torch.randperm(len(faces))[: arguments.samples].tolist())
     report("face", face_tensors(faces)[0], 0.0)
-    voices = split_voices(load_voices(arguments.voices, extractor), 0).validation
     voices = voices.select(torch.randperm(len(voices))[: arguments.samples].tolist())
     report("voice", voice_tensors(voices, extractor)[0], extractor.standardize(0.0))
 

@@ -201,9 +201,12 @@ def main():
     parent = args.folder or ROOT / "outputs" / args.plan.stem
     runs = [(recipe, seed) for seed in plan["seeds"] for recipe in plan["recipes"]]
     # Read once, here; the runs find the data in the cache of `datasets` instead of all reading them at the same time.
-    load_faces(args.faces)
     of_model = {name: plan["arguments"][name] for name in ("init_from", "config") if name in plan["arguments"]}
-    load_voices(args.voices, build_processor(ModelArguments(**of_model)).feature_extractor)
+    try:
+        load_faces(args.faces)
+        load_voices(args.voices, build_processor(ModelArguments(**of_model)).feature_extractor)
+    except (OSError, ValueError) as error:
+        sys.exit(f"recipe_search.py: {error}")
     several = len(plan["seeds"]) > 1
     folders = {(recipe, seed): parent / (f"{recipe}-seed{seed}" if several else recipe) for recipe, seed in runs}
     waiting = []

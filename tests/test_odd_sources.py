@@ -419,3 +419,13 @@ def test_nothing_to_evaluate(tmp_path, command, checkpoint):
     write_faces(tmp_path / "faces", train=3)
     arguments = ["--model", str(checkpoint), "--faces", "faces", "--voices", "none", "--split", "validation"]
     assert command(evaluate_hf, *arguments).startswith("evaluate_hf.py: There are no faces to choose by: ")
+
+
+def test_five_folds_are_not_begun_where_one_has_nothing_to_test_on(tmp_path, command, checkpoint):
+    write_voices(tmp_path / "voices", sentences=("DFA",), actors=ACTORS[:4])
+    arguments = ["--model", str(checkpoint), "--faces", "faces", "--voices", "voices", "--protocol", "cremad-5fold"]
+    expected = (
+        "evaluate_hf.py: There are no voices to choose by: the training split has 12, that for choosing (fold 4) 0"
+    )
+    assert command(evaluate_hf, *arguments).startswith(expected)
+    assert not (tmp_path / "outputs").exists()

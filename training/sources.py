@@ -461,17 +461,8 @@ def read_name(file: str) -> tuple[str, int, int]:
     return f"{stem}.wav", to_label(fields[2]), int(fields[1])
 
 
-def load_voices(source: str | None, extractor: VoiceExtractor) -> Dataset:
-    """CREMA-D's voices in the one form, with `actor_id`, `file` and the source's other columns. The source's own
-    splits are ignored: `split_voices` splits by actor.
-
-    Args:
-        source: a folder with `AudioWAV/*.wav`, or with parquet files of recordings or of mel images; a Hub id; None
-            for the Hub's default copy.
-        extractor: of the model that the voices are for.
-    Raises:
-        ValueError: one sentence that says what the source lacks.
-    """
+def list_voices(source: str | None) -> Dataset:
+    """CREMA-D's voices before any is read, with `label`, `actor_id` and `file`; see `load_voices`."""
     name = source or VOICES_HUB_ID
     table = open_voices(name)
     pick_column(table, ("file",), name)
@@ -495,6 +486,21 @@ def load_voices(source: str | None, extractor: VoiceExtractor) -> Dataset:
     table = table.remove_columns([c for c in ("file", "label", "actor_id", "emotion") if c in table.column_names])
     for column, values in (("file", names), ("label", labels), ("actor_id", actors)):
         table = table.add_column(column, list(values))
+    return table
+
+
+def load_voices(source: str | None, extractor: VoiceExtractor) -> Dataset:
+    """CREMA-D's voices in the one form, with `actor_id`, `file` and the source's other columns. The source's own
+    splits are ignored: `split_voices` splits by actor.
+
+    Args:
+        source: a folder with `AudioWAV/*.wav`, or with parquet files of recordings or of mel images; a Hub id; None
+            for the Hub's default copy.
+        extractor: of the model that the voices are for.
+    Raises:
+        ValueError: one sentence that says what the source lacks.
+    """
+    name, table = source or VOICES_HUB_ID, list_voices(source)
     if "mel" in table.column_names:
         if extractor.input_name != "input_features":
             raise ValueError(f"{name} holds mel images, and this model's audio tower reads recordings; give those.")
