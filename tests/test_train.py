@@ -39,9 +39,6 @@ NO_EVALUATION = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_
 PARTS = ("face_loss", "voice_loss", "image_audio_loss", "image_text_loss", "audio_text_loss")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """Images and tones: 56 faces to train on and 7 to choose by; 36 voices to train on and 12 to choose by."""
@@ -75,7 +72,7 @@ def write_recipe(folder: Path, name: str, **arguments) -> str:
 def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
     """`python train_hf.py recipe.json`, its output in `<name>.log`."""
     recipe = write_recipe(folder, name, **arguments)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = dict(os.environ)
     if "faces" not in arguments:  # what `datasets` prepares of the real data is worth keeping
         environment["HF_DATASETS_CACHE"] = str(folder / "cache")
     with open(folder / f"{name}.log", "a") as log:
@@ -338,9 +335,9 @@ def test_targets_are_mixed_and_classes_stay_the_rows_own(folder):
 
 
 def steps(**more) -> dict:
-    """Eight steps; evaluated and saved in the middle of epochs, too."""
+    """Three epochs; evaluated and saved in the middle of epochs, too."""
     strategies = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
-    return {"num_train_epochs": 2, **strategies, "save_total_limit": None, **more}
+    return {"num_train_epochs": 3, **strategies, "save_total_limit": None, **more}
 
 
 @pytest.fixture(scope="module")
@@ -352,7 +349,7 @@ def uninterrupted(folder) -> Path:
 def assert_same_training(given: Path, expected: Path):
     """Both ended with the same weights, bit by bit: the average, those of the optimizer, and those that are kept."""
     last = last_state(expected)["global_step"]
-    assert last_state(given)["global_step"] == last == 8
+    assert last_state(given)["global_step"] == last > 6
     for name in (f"checkpoint-{last}/model.safetensors", f"checkpoint-{last}/live.safetensors", "model.safetensors"):
         assert (given / name).read_bytes() == (expected / name).read_bytes(), name
     figures = [json.loads((path / "results.json").read_text()) for path in (given, expected)]
@@ -377,12 +374,12 @@ def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
     assert not (folder / "torn" / "results.json").exists()
     whole = list((folder / "torn").glob("checkpoint-*/trainer_state.json"))
     before = max(int(path.parent.name.split("-")[1]) for path in whole)
-    assert 2 <= before < 2 * per_epoch == 8
+    assert 2 <= before < 3 * per_epoch
     train(folder, "torn", **steps())
     assert f"Going on from torn{os.sep}checkpoint-{before}" in caplog.text
     state = last_state(folder / "torn")
-    assert state["global_step"] == state["max_steps"] == 2 * per_epoch
-    assert [e["step"] for e in state["log_history"] if "loss" in e] == list(range(1, 2 * per_epoch + 1))
+    assert state["global_step"] == state["max_steps"] == 3 * per_epoch
+    assert [e["step"] for e in state["log_history"] if "loss" in e] == list(range(1, 3 * per_epoch + 1))
     EmoCLIPForEmotionClassification.from_pretrained(folder / "torn")
     assert_same_training(folder / "torn", uninterrupted)
 
@@ -401,7 +398,7 @@ def test_a_training_killed_while_saving_goes_on_as_if_it_had_not_been(
 
     def killed(*args, **kwargs):
         calls.append(name)
-        if len(calls) == 3:  # of the saves at steps 2, 4, 6 and 8
+        if len(calls) == 3:  # at step 6
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
@@ -423,23 +420,24 @@ def test_a_training_killed_while_saving_goes_on_as_if_it_had_not_been(
 def test_a_checkpoint_of_which_a_file_is_cut_is_not_whole(uninterrupted, tmp_path, caplog, name):
     shutil.copytree(uninterrupted, tmp_path / "cut")
     args = EmoCLIPTrainingArguments(output_dir=str(tmp_path / "cut"), use_cpu=True)
-    newest = tmp_path / "cut" / "checkpoint-8"
-    assert find_flaw(newest, args) is None
+    checkpoints = sorted((tmp_path / "cut").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert len(checkpoints) > 3 and find_flaw(checkpoints[-1], args) is None
+    newest, step = checkpoints[-1], checkpoints[-1].name.split("-")[1]
     data = (newest / name).read_bytes()
     for cut in (data[:-2], data[: len(data) // 2], b""):
         (newest / name).write_bytes(cut)
         assert find_flaw(newest, args) == f"{name} is damaged"
     args.resume_from_checkpoint = str(newest)
-    with pytest.raises(ValueError, match=f"checkpoint-8 is not a whole checkpoint: {name} is damaged.$"):
+    with pytest.raises(ValueError, match=f"checkpoint-{step} is not a whole checkpoint: {name} is damaged.$"):
         find_start(args)
     args.resume_from_checkpoint = None
-    assert find_start(args) == str(tmp_path / "cut" / "checkpoint-6")
-    assert f"checkpoint-8 is not whole ({name} is damaged): it is now called unfinished-8" in caplog.text
-    assert find_start(args) == str(tmp_path / "cut" / "checkpoint-6") and not newest.exists()
-    for checkpoint in (tmp_path / "cut").glob("checkpoint-*"):
+    assert find_start(args) == str(checkpoints[-2])
+    assert f"checkpoint-{step} is not whole ({name} is damaged): it is now called unfinished-{step}" in caplog.text
+    assert find_start(args) == str(checkpoints[-2]) and not newest.exists()
+    for checkpoint in checkpoints[:-1]:
         (checkpoint / name).unlink()
     assert find_start(args) is None
-    assert len(list((tmp_path / "cut").glob("unfinished-*"))) == 4
+    assert len(list((tmp_path / "cut").glob("unfinished-*"))) == len(checkpoints)
 
 
 def test_where_nothing_was_saved_a_training_starts_afresh(tmp_path):
