@@ -5,11 +5,29 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported
-# Models as small as the tests' lose by sharing a step among threads, and pytest's workers share the processors.
+# Both are read when packages are imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Models as small as the tests' lose by sharing a step among threads, and pytest's workers share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from helpers import ASTRONAUT, CHROMIUM, DESKTOP, READING, ROOT, SWITCHES, open_tab, playing  # noqa: E402
+import soundfile
+import torch
+from helpers import ASTRONAUT, CHROMIUM, DESKTOP, READING, ROOT, SWITCHES, open_tab, playing
+from PIL import Image
+from tokenizers import ByteLevelBPETokenizer
+from transformers import PreTrainedTokenizerFast
+
+from configuration_emoclip import EmoCLIPConfig
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+
+#: The files that take longest. The workers begin with them, so that none is left with one of them at the end.
+SLOWEST = ("test_hub", "test_app_browser", "test_app_video_browser", "test_pipeline", "test_train", "test_export")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    rank = {name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,17 +37,6 @@ def remote_code_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
         yield
-
-
-@pytest.fixture(scope="module")
-def one_thread():
-    """Models as small as the tests' only lose by sharing a step among threads."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -66,14 +73,6 @@ def checkpoint(tmp_path_factory) -> Path:
     embedded = ROOT / "checkpoints" / "emoclip-small"
     if (embedded / "model.safetensors").is_file():
         return embedded
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    from configuration_emoclip import EmoCLIPConfig
-    from modeling_emoclip import EmoCLIPForEmotionClassification
-    from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
-
     folder = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     EmoCLIPForEmotionClassification(EmoCLIPConfig()).save_pretrained(folder)
@@ -97,9 +96,6 @@ def chromium():
 @pytest.fixture(scope="module")
 def browser(chromium, tmp_path_factory):
     """With a face before the webcam, and a reader before the microphone."""
-    import soundfile
-    from PIL import Image
-
     samples, rate = soundfile.read(READING, dtype="float32")
     browser = chromium(*playing(tmp_path_factory.mktemp("devices"), Image.open(ASTRONAUT), samples, rate))
     yield browser

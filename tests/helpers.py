@@ -7,7 +7,6 @@ import tarfile
 import zlib
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import av
 import numpy as np
@@ -22,10 +21,9 @@ from PIL import Image, ImageOps
 
 from configuration_emoclip import LABELS as EMOTIONS
 from configuration_emoclip import VOICE_LABELS, EmoCLIPConfig
-
-if TYPE_CHECKING:
-    from modeling_emoclip import EmoCLIPForEmotionClassification
-    from processing_emoclip import EmoCLIPProcessor
+from modeling_emoclip import EmoCLIPForEmotionClassification
+from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+from training.prompts import TEMPLATES, fill_templates, split_words, train_tokenizer
 
 ROOT = Path(__file__).parent.parent
 ASTRONAUT, ADMIRAL = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "grace-hopper.jpg"
@@ -132,21 +130,11 @@ def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
     return buffer.getvalue()
 
 
-def tiny_parts(**fields) -> tuple["EmoCLIPForEmotionClassification", "EmoCLIPProcessor"]:
-    from modeling_emoclip import EmoCLIPForEmotionClassification
-    from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
-    from training.prompts import TEMPLATES, fill_templates, split_words, train_tokenizer
-
+def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
+    """A model of TINY and these further fields of its configuration, and its processor."""
     torch.manual_seed(0)
     words, _ = split_words()
-    config = EmoCLIPConfig(
-        **{
-            **TINY,
-            "words": words,
-            "prompt_templates": list(TEMPLATES),
-            **fields,
-        }
-    )
+    config = EmoCLIPConfig(**{**TINY, "words": words, "prompt_templates": list(TEMPLATES), **fields})
     sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
     processor = EmoCLIPProcessor(
         EmoCLIPImageProcessor(size={"height": 32, "width": 32}),

@@ -29,9 +29,6 @@ CASES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def make_model(case: str) -> nn.Module:
     torch.manual_seed(0)
     config = EmoCLIPConfig(

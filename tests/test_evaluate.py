@@ -41,9 +41,6 @@ from training.splits import Corpus, split_voices
 ROOT = Path(__file__).parent.parent
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def posteriors(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     probs = generator.dirichlet(np.full(7, 0.5), n)
@@ -355,7 +352,6 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
         **os.environ,
         "HF_DATASETS_CACHE": str(folder / "cache"),
         "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
     }
     return subprocess.run(
         [sys.executable, str(ROOT / "evaluate_hf.py"), *arguments],

@@ -12,8 +12,6 @@ from configuration_emoclip import VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import save_all
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 INPUTS = {
     "a face": ("pixel_values",),
     "a voice": ("input_features",),

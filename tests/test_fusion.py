@@ -11,8 +11,6 @@ from helpers import TINY
 from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SHARES = dict(zip(LABELS, (0.14, 0.02, 0.14, 0.25, 0.17, 0.17, 0.11)))
 
 

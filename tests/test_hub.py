@@ -578,7 +578,7 @@ def test_training_without_arguments_of_data_ends_on_the_hub(hub, tmp_path):
     tiny = ["--config", json.dumps(TINY), "--num_train_epochs", "1", "--per_device_train_batch_size", "16"]
     tiny += ["--use_cpu", "--disable_tqdm", "true", "--output_dir", "trained"]
     push = ["--push_to_hub", "--hub_model_id", "me/trained"]
-    environment = hub.environment(tmp_path) | {"OMP_NUM_THREADS": "1"}
+    environment = hub.environment(tmp_path)
     done = run(tmp_path, sys.executable, str(ROOT / "train_hf.py"), *push, *tiny, environment=environment)
     assert done.returncode == 0, done.stderr[-5_000:]
     assert "Published: " in done.stderr

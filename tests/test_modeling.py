@@ -42,9 +42,6 @@ TEXT = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
 def tiny_config(**fields) -> EmoCLIPConfig:
     defaults = {
         "vision_config": {"width": 4, "layers": [1, 1, 1, 1], "image_size": 32},
