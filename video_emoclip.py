@@ -57,6 +57,7 @@ SEARCH_SIDE = 400  # pixels of the longer side of the pictures that faces are lo
 MAX_FACES = 8  # of one picture, largest first
 FACE_HALF_LIFE = 0.5  # seconds
 TRACK_IOU = 0.3  # overlap from which a face is the one that was there before
+TURN_CHECKS, TURN_CHECK_STEP = 5, 10  # pictures that are looked at turned too, and how many lie from one to the next
 TRACK_MEMORY = 1.0  # seconds for which a face may be out of sight and keep its id
 MIN_FACE_SAMPLES = 3  # fewer are a detector's mistake, or somebody passing
 VOICE_BLOCK_SECONDS = 30.0
@@ -395,16 +396,25 @@ class FaceTimeline:
         self._pending: list[tuple[int, float, Box, np.ndarray]] = []  # id, time, box, crop: not scored yet
         self._tracks: dict[int, list[tuple[float, Box, torch.Tensor]]] = {}  # time, box, smoothed log-posterior (C,)
         self._sums: dict[int, torch.Tensor] = {}  # of log-posteriors (C,)
+        self._pictures = self._turned = 0
 
     def add_frame(self, time: float, pixels: np.ndarray, size: tuple[int, int]) -> None:
         """Adds a picture (H, W, 3) uint8 of a time in seconds. `size` is the video's own width and height, in whose
         pixels boxes are given."""
         squares = self._recognizer.find_faces(pixels, SEARCH_SIDE)[:MAX_FACES]
+        if self._pictures % TURN_CHECK_STEP == 0 and self._pictures < TURN_CHECKS * TURN_CHECK_STEP:
+            self._turned += self._recognizer.face_detector.find_turned(pixels)[1] > 0
+        self._pictures += 1
         faces = self._recognizer.frame_faces(pixels, squares, size=size)
         for id, box, crop in zip(self._tracker(squares, time), faces.boxes, faces.crops):
             self._pending.append((id, time, box, crop))
         if len(self._pending) >= ROWS_PER_FORWARD:
             self._score()
+
+    @property
+    def lies(self) -> bool:
+        """Whether most of the pictures that were looked at for it lie on their side or stand on their head."""
+        return 2 * self._turned > min(TURN_CHECKS, math.ceil(self._pictures / TURN_CHECK_STEP))
 
     def _score(self) -> None:
         log_probs = self._recognizer.face_log_probs([crop for *_, crop in self._pending])
@@ -569,7 +579,7 @@ def _assemble(recognizer: Recognizer, video: VideoReader, faces: FaceTimeline, v
     people, face_mean = faces.people()
     voice_mean = mean_log_probs(torch.cat(voice.log_probs)) if voice.log_probs else None
     result = VideoResult(video.seconds, *(video.size or (None, None)), people=people, segments=voice.segments)
-    result.messages = _messages(video, voice, people)
+    result.messages = _messages(video, faces, voice, people)
     result.detector = recognizer.face_detector.name if video.size else None
     if face_mean is None and voice_mean is None:
         return result
@@ -622,7 +632,7 @@ def _stretches(flags: list[bool]) -> Iterator[tuple[int, int]]:
             first = None
 
 
-def _messages(video: VideoReader, voice: VoiceTimeline, people: list[Person]) -> list[str]:
+def _messages(video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline, people: list[Person]) -> list[str]:
     messages = []
     if video.damaged:
         messages.append(f"The video is damaged: only what could be read of its first {video.seconds:.1f} s was used.")
@@ -630,6 +640,8 @@ def _messages(video: VideoReader, voice: VoiceTimeline, people: list[Person]) ->
         messages.append("The file has no moving picture: only its sound was used.")
     elif not people:
         messages.append("No face was found in the video: try one where a face is larger, or better lit.")
+    if faces.lies:
+        messages.append("The video lies on its side or stands on its head: turn it upright and give it again.")
     messages += [note for note in (video.note, voice.note) if note is not None]
     if not video.sound_channels:
         messages.append("The video has no sound: only the faces in it were used.")

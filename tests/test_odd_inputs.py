@@ -242,6 +242,13 @@ def test_a_photo_on_its_side_or_head_is_turned_and_says_so(pipe, photo, turns):
     assert observation.faces.turns == 4 - turns
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_video_on_its_side_or_head_says_so(pipe, tmp_path, turns):
+    picture = np.ascontiguousarray(np.rot90(one_person(), turns))
+    path = write_video(tmp_path / "clip.mp4", picture, seconds=1.0, speech=False)
+    assert any("lies on its side" in message for message in pipe(video=path).messages) == (turns > 0)
+
+
 # --- Files that were never finished
 
 
