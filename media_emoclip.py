@@ -467,7 +467,7 @@ class FaceDetector:
         if cv2 is None:
             raise ImportError("Finding faces needs OpenCV: pip install opencv-python-headless")
         self._given = model_file
-        self._yunet = open_yunet(Path(model_file or os.environ.get(YUNET_VARIABLE) or packaged_yunet()))
+        self._yunet = open_yunet(Path(model_file or os.environ.get(YUNET_VARIABLE) or packaged_yunet()).expanduser())
         self._lock = threading.Lock()  # OpenCV's detector may not run twice at once
 
     def __reduce__(self) -> tuple:
