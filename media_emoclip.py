@@ -536,8 +536,9 @@ def open_yunet(file: Path) -> Any:
     """OpenCV's detector of a file, tried once on an empty picture: OpenCV reads some damaged files without a word."""
     if not file.is_file():
         raise FileNotFoundError(f"There is no YuNet model at {file}.")
-    if file.open("rb").read(len(LFS_POINTER)) == LFS_POINTER:
-        raise ValueError(f"{file} is a Git LFS pointer, not YuNet's model: get the file itself with git lfs pull.")
+    with file.open("rb") as data:
+        if data.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{file} is a Git LFS pointer, not YuNet's model: get the file itself with git lfs pull.")
     try:
         yunet = cv2.FaceDetectorYN.create(str(file), "", (64, 64), YUNET_SCORE, YUNET_NMS_IOU)
         yunet.detect(np.zeros((64, 64, 3), np.uint8))
