@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import time
 
 import httpx
 import pytest
@@ -180,3 +181,26 @@ def test_figures_of_another_form_are_left_out_and_told(tmp_path, capsys):
         file.write_text(text)
         assert read_figures(file) == {} and "no figures" in capsys.readouterr().out
     assert read_figures(tmp_path / "none.json") == {}
+
+
+def test_sessions_are_few_and_those_of_open_pages_stay(app, server, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_PROGRAM_SESSIONS", 5)
+    sessions = app.demo.app.state_holder
+
+    def call() -> None:
+        event = httpx.post(f"{server}gradio_api/call/live", json={"data": []}).json()["event_id"]
+        assert "complete" in httpx.get(f"{server}gradio_api/call/live/{event}").text
+
+    with httpx.stream("GET", f"{server}gradio_api/heartbeat/page") as heartbeat:
+        beats = heartbeat.iter_raw()
+        next(beats)
+        page = sessions["page"]
+        for _ in range(10):
+            call()
+        assert len(sessions.session_data.keys() - sessions.pages.keys()) == 5 and sessions["page"] is page
+    deadline = time.monotonic() + 10
+    while "page" in sessions.pages and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(10):
+        call()
+    assert "page" not in sessions.session_data and sessions.time_last_used.keys() == sessions.session_data.keys()
