@@ -20,7 +20,9 @@ from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 # Uploads lie in a folder of this process alone: what is left in it is deleted, and it goes with the process.
-os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="emoclip-demo-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+if folder := os.environ.get("GRADIO_TEMP_DIR"):
+    os.makedirs(folder, exist_ok=True)
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="emoclip-demo-", dir=folder)
 if os.environ.get("SPACE_ID"):  # whose proxy tells who asks; it has an address of its network
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
 os.environ.setdefault("TQDM_POSITION", "-1")  # what is downloaded shows its progress in a Space's log too

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import shutil
 import time
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ class Guard:
             with _page(scope["app"], path):
                 await self._app(scope, received(scope, receive), send_with_headers)
         except Exception as error:  # of what no client of ours sends; its text may be the visitor's
-            print(f"A request could not be answered: {type(error).__name__}", flush=True)
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            print(f"{type(error).__name__} of a request, at {where.filename}:{where.lineno}", flush=True)
             with contextlib.suppress(RuntimeError):  # the answer had begun
                 answer = PlainTextResponse("The request cannot be understood: see /gradio_api/info.", 400)
                 await answer(scope, receive, send_with_headers)
@@ -82,7 +84,7 @@ class Guard:
         async def receive_some() -> Message:
             message = await receive()
             size = len(message.get("body", b""))
-            if not self._sent.spend(who, size):
+            if size and not self._sent.spend(who, size):
                 raise HTTPException(429, "That is a lot within a few minutes: wait before you upload more.")
             if size and shutil.disk_usage(get_upload_folder()).free < limits.MIN_FREE_DISK_BYTES:
                 raise HTTPException(507, "There is no room for uploads just now: try again in a few minutes.")
@@ -103,7 +105,7 @@ class Guard:
             values += sum(map(body.count, (b",", b"[", b"{")))
             if size > limits.MAX_BODY_BYTES or values > limits.MAX_BODY_VALUES:
                 raise HTTPException(413, "The request is too large: upload files, and send their addresses.")
-            if not self._sent.spend(who, len(body)):
+            if body and not self._sent.spend(who, len(body)):
                 raise HTTPException(429, "That is a lot within a few minutes: wait before you send more.")
             return message
 

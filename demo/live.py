@@ -134,8 +134,8 @@ class Live:
         address = limits.address(socket.scope)
         self._sockets[address] += 1
         visitor = _Visitor(self, socket)
-        await socket.accept()
         try:
+            await socket.accept()
             if not _same_site(socket):
                 raise ValueError("Live answers the demo's own page only.")
             if self._sockets[address] > limits.SOCKETS_PER_ADDRESS:

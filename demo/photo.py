@@ -19,7 +19,6 @@ from results_emoclip import EmotionResult, FaceResult, OtherFace
 
 SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
 FACES_SHOWN, FACE_CARD_SIDE = 12, 160  # side by side at most; pixels
-DETECTORS = {"yunet": "YuNet", "haar": "OpenCV’s Haar cascade"}
 EMPTY = placeholder("The answer appears here", "Add a photo or a recording and press Analyze, or pick an example.")
 
 
@@ -167,7 +166,7 @@ def _photo(photo: Image.Image, face: FaceResult | None) -> str:
     boxes = "".join(_box(face, width, height, main=i == 0) for i, face in enumerate(faces))
     caption = "No face found"
     if face is not None:
-        caption = f"{DETECTORS[face.detector]} found "
+        caption = "YuNet found "
         caption += "one face" if len(faces) == 1 else f"{len(faces)} faces; the largest counts"
     gallery = "".join(_face_card(photo, face) for face in faces[:FACES_SHOWN]) if len(faces) > 1 else ""
     shown = photo.copy()
