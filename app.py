@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+# Gradio counts its last 10,000 calls anew after each call, for a page that nobody can open.
+os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
 # Uploads lie in a folder of this process alone: what is left in it is deleted, and it goes with the process.
 if folder := os.environ.get("GRADIO_TEMP_DIR"):
     os.makedirs(folder, exist_ok=True)
