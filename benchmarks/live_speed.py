@@ -51,10 +51,12 @@ def frames(count: int = 48) -> list[bytes]:
     return jpegs
 
 
-async def visit(url: str, jpegs: list[bytes], samples: np.ndarray, seconds: float) -> tuple[list[float], list[dict]]:
-    """One visitor. Returns the delay of every frame, in seconds, and every answer."""
+async def visit(
+    url: str, number: int, jpegs: list[bytes], samples: np.ndarray, seconds: float
+) -> tuple[list[float], list[dict]]:
+    """One visitor, with an address of its own, as a proxy would tell it. Returns the delay of every frame, in seconds, and every answer."""
     delays, answers = [], []
-    async with connect(url, compression=None) as page:
+    async with connect(url, compression=None, additional_headers={"X-Forwarded-For": f"192.0.2.{number}"}) as page:
         await page.send(json.dumps({"sampling_rate": RATE}))
         while json.loads(await page.recv())["type"] != "ready":
             pass
@@ -100,7 +102,7 @@ async def visit(url: str, jpegs: list[bytes], samples: np.ndarray, seconds: floa
 async def measure(url: str, visitors: int, seconds: float) -> None:
     """Prints a line for so many visitors at once."""
     jpegs, samples = frames(), load_audio(ROOT / "examples" / "reading.flac")[0]
-    visits = await asyncio.gather(*(visit(url, jpegs, samples, seconds) for _ in range(visitors)))
+    visits = await asyncio.gather(*(visit(url, number, jpegs, samples, seconds) for number in range(visitors)))
     delays = [1000 * delay for each, _ in visits for delay in each]
     took = {
         part: statistics.median(
