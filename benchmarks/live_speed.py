@@ -54,7 +54,8 @@ def frames(count: int = 48) -> list[bytes]:
 async def visit(
     url: str, number: int, jpegs: list[bytes], samples: np.ndarray, seconds: float
 ) -> tuple[list[float], list[dict]]:
-    """One visitor, with an address of its own, as a proxy would tell it. Returns the delay of every frame, in seconds, and every answer."""
+    """One visitor, with an address of its own, as a proxy would tell it. Returns the delay of every frame, in seconds,
+    and every answer."""
     delays, answers = [], []
     async with connect(url, compression=None, additional_headers={"X-Forwarded-For": f"192.0.2.{number}"}) as page:
         await page.send(json.dumps({"sampling_rate": RATE}))
