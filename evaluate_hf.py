@@ -111,7 +111,7 @@ def main():
             for corpus, what in ((faces, "faces"), (split, "voices")):
                 if corpus is not None:
                     corpus.require([args.split], what)
-        except (OSError, ValueError) as error:
+        except (ImportError, OSError, ValueError) as error:
             sys.exit(f"evaluate_hf.py: {error}")
         if torch.cuda.is_available():
             model.cuda()

@@ -18,6 +18,7 @@ from PIL import Image as PILImage
 
 import evaluate_hf
 import train_hf
+import training.sources
 from configuration_emoclip import LABELS
 from processing_emoclip import EmoCLIPFeatureExtractor
 from training.sources import load_faces, load_voices
@@ -106,6 +107,25 @@ def test_fer2013s_own_files_keep_their_bytes(tmp_path):
     assert sorted(load_faces(str(tmp_path / "fer")).test["pixels"]) == expected
     whole = load_faces(str(Path(REAL) / "fer2013")).test["pixels"]
     assert sorted(whole[: len(rows)]) == expected
+
+
+def test_what_was_refused_once_is_read_again(tmp_path, monkeypatch):
+    """`datasets` keeps what it has prepared; a share that was not mounted must not be remembered."""
+
+    def fail(error: type[Exception]) -> Callable:
+        def load_image(source: dict):
+            raise error("no luck")
+
+        return load_image
+
+    folder = write_faces(tmp_path / "fer", train=6, test=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.sources, "load_image", fail(OSError))
+        assert "42 of 42 files could not be read, the first of them " in refusal(load_faces, str(folder))
+        patch.setattr(training.sources, "load_image", fail(ImportError))
+        with pytest.raises(ImportError, match="^no luck$"):
+            load_faces(str(folder))
+    assert len(load_faces(str(folder)).test) == 7
 
 
 # --- Folders of faces

@@ -212,6 +212,7 @@ def convert(
 
     Raises:
         ValueError: more than MAX_CORRUPT of the rows cannot be read.
+        ImportError: a package that reads them is missing.
     """
 
     def convert_batch(batch: dict[str, list]) -> dict[str, list]:
@@ -222,6 +223,8 @@ def convert(
             data, problem, notes = b"", "", []
             try:
                 data, notes = read(value)
+            except ImportError:  # nothing is wrong with the file
+                raise
             except Exception as error:  # what decoders raise on damaged data has no common class
                 problem = f"{name}: {error}"
             payloads.append(data)
@@ -240,7 +243,12 @@ def convert(
         desc=description,
     )
     problems, remarks = converted["_problem"][:], list(filter(None, converted["_remark"]))
-    leave_out(source, list(filter(None, problems)), len(problems))
+    try:
+        leave_out(source, list(filter(None, problems)), len(problems))
+    except ValueError:
+        for file in converted.cache_files:  # or it would be refused for ever, whatever the reason was
+            Path(file["filename"]).unlink(missing_ok=True)
+        raise
     if remarks:
         logger.warning("%s: of %d of %d files, such as %s", source, len(remarks), len(problems), remarks[0])
     converted = converted.remove_columns(["_problem", "_remark"])
@@ -437,7 +445,8 @@ def open_voices(name: str) -> Dataset:
             return load_parquet(name, {"train": tables})["train"]
         if not any(path.suffix.lower() == ".wav" for path in folder.glob("*")):
             raise ValueError(f"{folder} holds neither AudioWAV/*.wav nor parquet files.")
-    files = list_files(recordings or folder, "*")
+    recordings = recordings or folder
+    files = list_files(recordings, "*")
     wavs = sorted((path for path in files if path.suffix.lower() == ".wav"), key=lambda path: path.name.upper())
     if not wavs:
         raise ValueError(f"{recordings} holds no .wav file.")
