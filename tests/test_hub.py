@@ -410,27 +410,6 @@ def test_after_hf_download_everything_runs_with_the_network_cut(published, used,
     assert len(published.calls) == calls
 
 
-def test_a_revision_can_be_pinned(published, tmp_path):
-    """The newest commit has code that does not even run; the pinned one is whole, its code too."""
-    files = published.models["me/emoclip"].head.files
-    pinned = published.add("models", "me/moving", files)
-    published.add("models", "me/moving", dict.fromkeys(CODE, b"raise RuntimeError('too new')"))
-    code = """
-        import json, sys
-        from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
-        options = {"revision": sys.argv[1], "trust_remote_code": True}
-        pipe = pipeline("emotion-recognition", model="me/moving", **options)
-        autos = [auto.from_pretrained("me/moving", **options) for auto in (AutoConfig, AutoModel, AutoProcessor)]
-        parts = [pipe, pipe.model, pipe.processor, *autos]
-        try:
-            AutoConfig.from_pretrained("me/moving", trust_remote_code=True)
-        except RuntimeError as error:
-            print(json.dumps([[type(part).__module__ for part in parts], str(error)]))
-    """
-    modules, newest = python(tmp_path, code, pinned, environment=published.environment(tmp_path, token=None))
-    assert all(pinned in module for module in modules) and newest == "too new"
-
-
 def test_without_the_packages_that_read_media_an_array_with_a_box_still_works(published, tmp_path):
     code = """
         import importlib.machinery, json, sys
@@ -477,7 +456,9 @@ def test_without_the_packages_that_read_media_an_array_with_a_box_still_works(pu
 # --- Refusals
 
 
-def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
+def test_a_revision_can_be_pinned_and_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
+    """Of the model whose revision is pinned, the newest commit has code that does not even run; the pinned one is
+    whole, its code too."""
     whole = published.models["me/emoclip"].head.files
     config = json.loads(whole["config.json"])
 
@@ -516,11 +497,21 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
         "me/without-processor": "holds no processor_config.json",
         "me/without-tokenizer": "holds no tokenizer.json",
     }
+    pinned = published.add("models", "me/moving", whole)
+    published.add("models", "me/moving", dict.fromkeys(CODE, b"raise RuntimeError('too new')"))
     code = """
         import json, os, sys
         from hub import HubError, load_pipeline
-        from transformers import AutoModel, pipeline
+        from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
+        options = {"revision": sys.argv[2], "trust_remote_code": True}
+        pipe = pipeline("emotion-recognition", model="me/moving", **options)
+        autos = [auto.from_pretrained("me/moving", **options) for auto in (AutoConfig, AutoModel, AutoProcessor)]
+        modules = [type(part).__module__ for part in (pipe, pipe.model, pipe.processor, *autos)]
+        try:
+            AutoConfig.from_pretrained("me/moving", trust_remote_code=True)
+        except RuntimeError as error:
+            newest = str(error)
         answers = {}
         for name in json.loads(sys.argv[1]):
             try:
@@ -533,10 +524,11 @@ def test_what_is_no_emoclip_is_refused_in_a_sentence(published, tmp_path):
                     how(name, trust_remote_code=True)
                 except Exception as error:
                     answers[f"remote {name}{len(answers)}"] = str(error)
-        print(json.dumps(answers))
+        print(json.dumps([answers, modules, newest]))
     """
     environment = published.environment(tmp_path, token=None) | {"PYTHONPATH": str(ROOT)}
-    answers = python(tmp_path, code, json.dumps(list(words)), environment=environment)
+    answers, modules, newest = python(tmp_path, code, json.dumps(list(words)), pinned, environment=environment)
+    assert all(pinned in module for module in modules) and newest == "too new"
     remote = [name for name in ("me/cut", "me/cats", "me/towerless") for _ in ("AutoModel", "pipeline")]
     assert list(answers) == [*words, *(f"remote {name}{len(words) + i}" for i, name in enumerate(remote))]
     for expected, sentence in zip([*words.values(), *(words[name] for name in remote)], answers.values()):
