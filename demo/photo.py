@@ -113,8 +113,8 @@ def analyze_endpoint(recognizer: Recognizer) -> Callable[..., ResultJSON]:
 def recognise(
     recognizer: Recognizer, image: str | bytes | None, audio: str | bytes | None
 ) -> tuple[EmotionResult, Observation, Image.Image | None]:
-    """The result of a photo and a recording, what was found in them, and the photo itself. Where nothing was given, or
-    nothing of it can be read, the result's messages say so."""
+    """The result of a photo and a recording, what was found in them, and the photo, upright. Where nothing was given,
+    or nothing of it can be read, the result's messages say so."""
     photo, notes, errors = read_photo(image)
     if errors and audio is None:
         return EmotionResult(messages=errors), Observation(), None
@@ -124,6 +124,8 @@ def recognise(
         return EmotionResult(messages=errors + error.sentences), Observation(), photo
     observation.messages = notes + observation.messages + errors
     [result] = recognizer.score([observation])
+    if observation.faces and observation.faces.turns:  # boxes are in pixels of the photo as it was turned
+        photo = photo.rotate(90 * observation.faces.turns, expand=True)
     return result, observation, photo
 
 

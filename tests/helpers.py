@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import shutil
 import tarfile
 import zlib
@@ -16,13 +17,13 @@ import pytest
 import soundfile
 import torch
 import torchaudio.functional as AF
-from datasets import Audio, ClassLabel, Features, Value
+from datasets import Audio, ClassLabel, Dataset, Features, Value
 from PIL import Image, ImageOps
 
 from configuration_emoclip import LABELS as EMOTIONS
 from configuration_emoclip import VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
+from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor, VoiceExtractor
 from training.prompts import TEMPLATES, fill_templates, split_words, train_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -391,3 +392,26 @@ def hub_cremad() -> dict[str, bytes]:
         pq.write_table(table, file)
         files[f"data/{split}-00000-of-00001.parquet"] = file.getvalue()
     return files
+
+
+#: Voices of 4 bands x 6 frames.
+SMALL_EXTRACTOR = EmoCLIPFeatureExtractor(n_mels=4, chunk_length_s=0.08)
+#: How many faces, and how many voices, of each label: 123 and 48, and of disgust fewer faces than voices.
+FACE_COUNTS = {0: 20, 1: 3, 2: 15, 3: 30, 4: 20, 5: 15, 6: 20}
+VOICE_COUNTS = dict.fromkeys(range(6), 8)
+
+
+def numbered(column: str, size: int, counts: dict[int, int]) -> Dataset:
+    """Rows of which each holds its own number in every byte, from 1; `counts` says how many of each label."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    features = Features({column: Value("binary"), "label": Value("int64")})
+    rows = [bytes([i + 1]) * size for i in range(len(labels))]
+    return Dataset.from_dict({column: rows, "label": labels}, features=features)
+
+
+def numbered_faces(counts: dict[int, int] = FACE_COUNTS) -> Dataset:
+    return numbered("pixels", 48 * 48, counts)
+
+
+def numbered_voices(counts: dict[int, int] = VOICE_COUNTS, extractor: VoiceExtractor = SMALL_EXTRACTOR) -> Dataset:
+    return numbered("voice", math.prod(extractor.stored_shape), counts)

@@ -47,6 +47,16 @@ def pictures(html: str) -> list[np.ndarray]:
     ]
 
 
+def test_a_photo_on_its_side_is_shown_as_it_was_turned(recognizer, tmp_path):
+    upright = Image.open(ASTRONAUT).convert("RGB")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "side.png")
+    result, observation, photo = demo.photo.recognise(recognizer, str(tmp_path / "side.png"), None)
+    assert observation.faces.turns and any("turned" in message for message in result.messages)
+    assert np.array_equal(np.asarray(photo), np.asarray(upright))
+    expected = demo.photo.recognise(recognizer, str(ASTRONAUT), None)[0].face
+    assert result.face.box == pytest.approx(expected.box, abs=3) and result.face.label == expected.label
+
+
 def test_conflict_is_worded_only_by_the_rule(app):
     def result(face: str, voice: str, agreement: float):
         result = app.pipe(image=ASTRONAUT, audio=READING)

@@ -1,6 +1,7 @@
 """Augmentation of faces and voices, and mixup."""
 
 import numpy as np
+import pytest
 import torch
 import torchaudio
 from helpers import face
@@ -105,18 +106,28 @@ def test_stretches_of_frequency_and_of_time_are_masked(monkeypatch):
     assert (images[centre & ~masked] > 0.7).all()
 
 
-def test_mixup_mixes_input_and_target_alike_and_only_with_those_that_are_there():
+def test_mixup_mixes_input_and_target_alike_and_at_least_half_stays_a_rows_own():
     torch.manual_seed(0)
-    values, mask = torch.arange(1.0, 9.0)[:, None].repeat(1, 3), torch.arange(8) % 4 != 3
-    values[~mask] = 0
-    targets = torch.eye(8)
-    mixed, mixed_targets = mix(values, targets, mask, alpha=0.5)
-    assert torch.allclose(mixed, mixed_targets @ values)  # whoever the partner and whatever its part
-    assert torch.allclose(mixed_targets.sum(-1), torch.ones(8))
-    assert (mixed_targets.diagonal() >= 0.5).all() and (mixed_targets.diagonal() < 1).any()
-    assert torch.equal(mixed[~mask], values[~mask])
-    assert not mixed_targets[mask][:, ~mask].any()
-    assert torch.equal(values, torch.arange(1.0, 9.0)[:, None].repeat(1, 3) * mask[:, None])  # the originals stay
+    values = torch.arange(1.0, 65.0)[:, None].repeat(1, 3)
+    targets = torch.eye(64)
+    mixed, mixed_targets = mix(values, targets, alpha=0.5)
+    assert torch.allclose(mixed, mixed_targets @ values, atol=1e-4)  # whoever the partner and whatever its part
+    assert torch.allclose(mixed_targets.sum(-1), torch.ones(64))
+    own = mixed_targets.diagonal()
+    assert (own >= 0.5).all() and ((own < 0.99).sum() > 20) and (mixed_targets > 0).sum(-1).max() == 2
+    others = mixed_targets - own.diag()
+    assert ((others > 0).sum(0) <= 1).all()  # every row is a partner once
+    assert torch.equal(values, torch.arange(1.0, 65.0)[:, None].repeat(1, 3))  # the originals stay
+    assert torch.equal(targets, torch.eye(64))
+
+
+def test_a_rows_own_part_is_the_larger_of_a_beta_draw_and_the_rest():
+    torch.manual_seed(0)
+    _, targets = mix(torch.zeros(4_000, 1), torch.eye(4_000), alpha=0.2)
+    drawn = torch.distributions.Beta(0.2, 0.2).sample((4_000,))
+    for share in (0.1, 0.25, 0.5):
+        given = targets.diagonal().quantile(share)
+        assert given.item() == pytest.approx(torch.maximum(drawn, 1 - drawn).quantile(share).item(), abs=0.03)
 
 
 def test_the_start_and_the_length_of_a_voice_are_moved():

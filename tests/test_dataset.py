@@ -5,33 +5,17 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Value
+from datasets import Dataset
+from helpers import SMALL_EXTRACTOR, numbered_faces, numbered_voices
 
 from configuration_emoclip import LABELS
-from processing_emoclip import EmoCLIPFeatureExtractor
-from training.dataset import FaceVoiceDataset
+from training.dataset import FaceVoiceDataset, TrainingDataset
 from training.labels import vote_targets, votes_for
 from training.prompts import TEMPLATES, WORDS, fill_templates, split_words, tokenize_prompts, train_tokenizer
 
 
-def corpus_of(counts: dict[int, int], column: str, size: int) -> Dataset:
-    """Rows of which each holds its own number in every byte, from 1; `counts` says how many of each label."""
-    labels = [label for label, count in counts.items() for _ in range(count)]
-    features = Features({column: Value("binary"), "label": Value("int64")})
-    rows = [bytes([i + 1]) * size for i in range(len(labels))]
-    return Dataset.from_dict({column: rows, "label": labels}, features=features)
-
-
-#: Voices of 4 bands x 6 frames.
-EXTRACTOR = EmoCLIPFeatureExtractor(n_mels=4, chunk_length_s=0.08)
-FACE_COUNTS = {0: 20, 1: 3, 2: 15, 3: 30, 4: 20, 5: 15, 6: 20}
-VOICE_COUNTS = dict.fromkeys(range(6), 8)
-
-
-def pairs(voices_per_epoch: int | None = None, seed: int = 0, prompts=None, **counts) -> FaceVoiceDataset:
-    faces = corpus_of(counts.get("faces", FACE_COUNTS), "pixels", 48 * 48)
-    voices = corpus_of(counts.get("voices", VOICE_COUNTS), "voice", 4 * 6)
-    return FaceVoiceDataset(faces, voices, EXTRACTOR, prompts, voices_per_epoch, seed)
+def pairs(seed: int = 0, prompts: list[torch.Tensor] | None = None) -> FaceVoiceDataset:
+    return FaceVoiceDataset(numbered_faces(), numbered_voices(), SMALL_EXTRACTOR, prompts, seed)
 
 
 def drawn(dataset: FaceVoiceDataset) -> list[tuple[int, int]]:
@@ -41,11 +25,11 @@ def drawn(dataset: FaceVoiceDataset) -> list[tuple[int, int]]:
 
 
 def test_a_pair_is_a_face_and_a_voice_of_one_label():
-    dataset = pairs(96)
+    dataset = pairs()
     batch = dataset.__getitems__(range(len(dataset)))
     assert torch.equal(batch["face_labels"], batch["voice_labels"])
     both = batch["face_mask"] & batch["voice_mask"]
-    assert both.sum() > 50
+    assert both.sum() == 48 - 5  # see below
     for (face_number, voice_number), label in zip(drawn(dataset), batch["face_labels"].tolist()):
         if face_number:
             assert dataset.face_labels[face_number - 1] == label
@@ -53,25 +37,15 @@ def test_a_pair_is_a_face_and_a_voice_of_one_label():
             assert dataset.voice_labels[voice_number - 1] == label
 
 
-def test_every_face_stands_in_one_row_and_every_voice_in_as_many_as_any_other():
-    for per_epoch, times in ((None, 1), (48, 1), (96, 2), (144, 3)):
-        rows = drawn(pairs(per_epoch))
-        faces = Counter(face_number for face_number, _ in rows if face_number)
-        voices = Counter(voice_number for _, voice_number in rows if voice_number)
-        assert faces == dict.fromkeys(range(1, 124), 1)
-        assert voices == dict.fromkeys(range(1, 49), times)
-        assert (0, 0) not in rows
-
-
-def test_voices_per_epoch_is_the_number_of_rows_that_carry_one():
-    for per_epoch in (24, 60, 96):
-        voices = Counter(voice for _, voice in drawn(pairs(per_epoch)) if voice)
-        assert sum(voices.values()) == per_epoch
-        assert max(voices.values()) - min(voices.get(i, 0) for i in range(1, 49)) <= 1
+def test_every_face_and_every_voice_stands_in_one_row():
+    rows = drawn(pairs())
+    assert Counter(face for face, _ in rows if face) == dict.fromkeys(range(1, 124), 1)
+    assert Counter(voice for _, voice in rows if voice) == dict.fromkeys(range(1, 49), 1)
+    assert (0, 0) not in rows
 
 
 def test_voices_of_a_label_with_too_few_faces_stand_alone():
-    dataset = pairs(48)  # 3 faces of disgust, 8 voices
+    dataset = pairs()  # 3 faces of disgust, 8 voices
     batch = dataset.__getitems__(range(len(dataset)))
     disgust = batch["face_labels"] == 1
     assert (disgust & batch["face_mask"] & batch["voice_mask"]).sum() == 3
@@ -82,23 +56,24 @@ def test_voices_of_a_label_with_too_few_faces_stand_alone():
 
 
 def test_pairs_are_drawn_anew_every_epoch_and_again_the_same_from_the_seed():
-    dataset = pairs(96)
+    dataset = pairs()
     first, length = drawn(dataset), len(dataset)
     dataset.set_epoch(1)
     second = drawn(dataset)
     assert len(dataset) == length
-    assert len(set(first) & set(second)) < length / 2 and sorted(first) != sorted(second)
+    both = [{pair for pair in rows if all(pair)} for rows in (first, second)]
+    assert len(both[0]) == len(both[1]) == 43 and len(both[0] & both[1]) < 43 / 2
     dataset.set_epoch(0)
     assert drawn(dataset) == first
-    other = pairs(96)
+    other = pairs()
     torch.manual_seed(123)  # nobody else's draws matter
     other.set_epoch(1)
     assert drawn(other) == second
-    assert drawn(pairs(96, seed=1)) != first
+    assert drawn(pairs(seed=1)) != first
 
 
 def test_batches_are_of_even_make_up():
-    dataset = pairs(48)
+    dataset = pairs()
     batch = dataset.__getitems__(range(len(dataset)))
     for mask in (batch["face_mask"], batch["voice_mask"], batch["face_mask"] & batch["voice_mask"]):
         counts = [part.sum().item() for part in mask.split(32)]
@@ -107,7 +82,7 @@ def test_batches_are_of_even_make_up():
 
 
 def test_an_absent_face_or_voice_is_zeros_under_a_mask():
-    dataset = pairs(48)
+    dataset = pairs()
     batch = dataset.__getitems__(range(len(dataset)))
     for name, values in (("face", batch["faces"]), ("voice", batch["voices"])):
         mask = batch[f"{name}_mask"]
@@ -119,10 +94,9 @@ def test_an_absent_face_or_voice_is_zeros_under_a_mask():
 
 
 def test_faces_or_voices_may_be_missing_altogether():
-    faces, voices = corpus_of(FACE_COUNTS, "pixels", 48 * 48), corpus_of(VOICE_COUNTS, "voice", 24)
-    only_faces = FaceVoiceDataset(faces, None, EXTRACTOR)
+    only_faces = FaceVoiceDataset(numbered_faces(), None, SMALL_EXTRACTOR)
     assert len(only_faces) == 123 and not only_faces.__getitems__(range(123))["voice_mask"].any()
-    only_voices = FaceVoiceDataset(None, voices, EXTRACTOR)
+    only_voices = FaceVoiceDataset(None, numbered_voices(), SMALL_EXTRACTOR)
     assert len(only_voices) == 48 and only_voices.__getitems__(range(48))["voice_mask"].all()
 
 
@@ -150,17 +124,18 @@ def test_what_was_voted_on_becomes_a_distribution_and_the_rest_keeps_its_label()
 
 
 def test_a_batch_holds_the_votes_of_its_own_rows():
-    faces = corpus_of(FACE_COUNTS, "pixels", 48 * 48)
-    generator = np.random.default_rng(0)
-    votes = generator.integers(0, 5, (len(faces), 10)).tolist()
-    faces = faces.add_column("ferplus_votes", votes)
-    dataset = FaceVoiceDataset(faces, corpus_of(VOICE_COUNTS, "voice", 24), EXTRACTOR)
-    batch = dataset.__getitems__(range(len(dataset)))
+    faces, generator = numbered_faces(), np.random.default_rng(0)
+    faces = faces.add_column("ferplus_votes", generator.integers(0, 5, (len(faces), 10)).tolist())
     every = vote_targets(faces, torch.tensor(faces["label"]))
+    dataset = FaceVoiceDataset(faces, numbered_voices(), SMALL_EXTRACTOR)
+    batch = dataset.__getitems__(range(len(dataset)))
     present = batch["face_mask"]
     numbers = batch["faces"][present][:, 0, 0].long() - 1
     assert torch.equal(batch["face_votes"][present], every[numbers])
     assert not batch["face_votes"][~present].any()
+    batch = TrainingDataset(faces, numbered_voices(), SMALL_EXTRACTOR, batch_size=50).__getitems__(list(range(50)))
+    assert torch.equal(batch["face_votes"], every[batch["faces"][:, 0, 0].long() - 1])
+    assert torch.equal(batch["voice_votes"], torch.eye(7)[batch["voice_labels"]])  # nobody voted
 
 
 # --- Words
@@ -188,7 +163,7 @@ def test_each_row_has_a_prompt_that_speaks_of_its_emotion_and_no_other_row_lengt
     prompts = tokenize_prompts(tokenizer, trained)
     assert [len(p) for p in prompts] == [10 * len(trained[label]) for label in LABELS]
     assert all(p.shape[1] == prompts[0].shape[1] <= 32 for p in prompts)
-    dataset = pairs(48, prompts=prompts)
+    dataset = pairs(prompts=prompts)
     batch = dataset.__getitems__(range(len(dataset)))
     texts = [text.strip() for text in tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)]
     assert all(text in sentences[LABELS[i]] for text, i in zip(texts, batch["face_labels"].tolist()))

@@ -25,6 +25,9 @@ CASES = {
     "no shared label": 4,
     "rows without labels": 5,
     "targets beside the labels, uneven rows and masks": 5,
+    "masks in the first process alone": 4,
+    "as many faces and as many voices, apart": 4,
+    "uneven faces and voices, apart": 5,
     "bfloat16, the second process has no voice": 4,
 }
 
@@ -76,8 +79,13 @@ def make_batch(case: str) -> dict[str, torch.Tensor]:
         "face_mask": torch.ones(8, dtype=torch.bool),
         "voice_mask": torch.ones(8, dtype=torch.bool),
     }
+    if case.endswith("apart"):  # six voices: those of the rows 0 to 2 and 4 to 6
+        del batch["face_mask"], batch["voice_mask"]
+        batch["apart"] = torch.tensor([1, 1, 1, 0, 1, 1, 1, 0]).bool()
     if "no voice" in case:  # that none are given is the same as that none are there
         batch["voice_mask"][4:] = False
+    elif case == "masks in the first process alone":
+        batch["face_mask"][1] = batch["voice_mask"][2] = False
     elif case == "the first process has no face":
         batch["face_mask"][:4] = False
     elif case.endswith("uneven rows and masks"):
@@ -92,6 +100,10 @@ def make_batch(case: str) -> dict[str, torch.Tensor]:
 
 
 def step(model: nn.Module, batch: dict[str, torch.Tensor], case: str) -> torch.Tensor:
+    if "apart" in batch:
+        of_voices = batch.pop("apart")
+        batch |= {name: batch[name][of_voices] for name in ("input_features", "voice_labels")}
+        getattr(model, "module", model).emoclip.even_batches = "uneven" not in case
     with torch.autocast("cpu", torch.bfloat16, enabled=case.startswith("bfloat16")):
         loss = model(**batch).loss
     loss.backward()
@@ -118,6 +130,8 @@ def work(rank: int, folder: str):
             batch = {name: value[rows] for name, value in make_batch(case).items()}
             if rank == 1 and "given no voices" in case:
                 del batch["input_features"], batch["voice_mask"]
+            if rank == 1 and "masks in the first" in case:
+                del batch["face_mask"], batch["voice_mask"]
             model = DistributedDataParallel(make_model(case), find_unused_parameters=True)
             loss = step(model, batch, case)
             result = loss, gradients(model.module)

@@ -14,13 +14,8 @@ from torch import nn
 from transformers import AutoModel
 
 from configuration_emoclip import LABELS, EmoCLIPConfig
-from modeling_emoclip import (
-    CheckpointError,
-    EmoCLIPForEmotionClassification,
-    EmoCLIPModel,
-    contrastive_loss,
-    multi_positive_cross_entropy,
-)
+from losses_emoclip import contrastive_loss, multi_positive_cross_entropy
+from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification, EmoCLIPModel
 from pipeline_emoclip import save_all
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
 from training.prompts import train_tokenizer
@@ -288,6 +283,42 @@ def test_a_half_precision_training_batch_may_lack_a_modality(dtype):
     batch["input_features"] = batch["input_features"][:, :, :32, :47]
     batch["voice_mask"][:] = False
     assert math.isfinite(model(**batch).loss.item())
+
+
+def test_faces_and_fewer_voices_apart_are_as_with_masks():
+    """What training gives the model, against the same rows with a mask."""
+    voices = [0, 2, 3, 5]
+    masked = make_batch()
+    masked["voice_mask"] = torch.tensor([i in voices for i in range(6)])
+    apart = {name: value for name, value in make_batch().items() if "mask" not in name}
+    for name in ("input_features", "voice_labels"):
+        apart[name] = apart[name][voices]
+    results = []
+    for batch in (masked, apart):
+        model = tiny_model().train()
+        out = model(**batch)
+        out.loss.backward()
+        grads = {name: p.grad for name, p in model.named_parameters()}
+        results.append((out, buffers(model), grads))
+    (expected, expected_state, expected_grads), (out, state, grads) = results
+    assert set(out.losses) == set(PARTS) and out.logits is None and out.agreement is None
+    assert out.face_logits.shape == (6, 7) and out.voice_logits.shape == (4, 7)
+    assert all(torch.allclose(out.losses[name], expected.losses[name], atol=1e-5) for name in PARTS)
+    assert all(torch.allclose(value, expected_state[name], atol=1e-5) for name, value in state.items())
+    for name, grad in grads.items():  # there is one for every parameter: processes need not look for unused ones
+        assert torch.allclose(grad, expected_grads[name], atol=1e-4), name
+
+
+@pytest.mark.parametrize("missing", ["face_labels", "voice_labels", "clip", "no mask"])
+def test_faces_and_voices_that_cannot_belong_together_are_refused_in_a_sentence(missing):
+    model = tiny_model(loss_reduction="audioclip" if missing == "clip" else "clip")
+    batch = {name: value for name, value in make_batch().items() if "mask" not in name and name != missing}
+    batch["input_features"] = batch["input_features"][:4]
+    if missing == "no mask":
+        batch["face_mask"] = torch.ones(6, dtype=torch.bool)
+    with pytest.raises(ValueError, match="here are 6 faces and 4 voices") as error:
+        model(**batch)
+    assert_one_sentence(str(error.value))
 
 
 def test_in_evaluation_absent_rows_are_ignored():

@@ -51,6 +51,7 @@ RUN_BY = {
     "experiments/explain_deletion.py": None,
     "benchmarks/audioclip_speed.py": None,
     "benchmarks/live_speed.py": None,
+    "benchmarks/load.py": None,
     "benchmarks/train_speed.py": None,
     "benchmarks/video_speed.py": None,
 }

@@ -69,15 +69,16 @@ def write_recipe(folder: Path, name: str, **arguments) -> str:
     return f"{name}.json"
 
 
-def start(folder: Path, name: str, **arguments) -> subprocess.Popen:
-    """`python train_hf.py recipe.json`, its output in `<name>.log`."""
+def start(folder: Path, name: str, processes: int = 1, **arguments) -> subprocess.Popen:
+    """`python train_hf.py recipe.json`, or the same under torchrun, its output in `<name>.log`."""
     recipe = write_recipe(folder, name, **arguments)
     environment = dict(os.environ)
     if "faces" not in arguments:  # what `datasets` prepares of the real data is worth keeping
         environment["HF_DATASETS_CACHE"] = str(folder / "cache")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     with open(folder / f"{name}.log", "a") as log:
         return subprocess.Popen(
-            [sys.executable, str(ROOT / "train_hf.py"), recipe],
+            [sys.executable, *(torchrun if processes > 1 else []), str(ROOT / "train_hf.py"), recipe],
             cwd=folder,
             env=environment,
             stdout=log,
@@ -191,7 +192,7 @@ def test_every_part_of_the_loss_is_logged_with_the_metrics(trained):
     history = last_state(trained)["log_history"]
     weights = EmoCLIPConfig.from_pretrained(trained).loss_weights
     steps = [entry for entry in history if "loss" in entry]
-    assert len(steps) >= 4
+    assert len(steps) == 56 // 16
     for entry in steps:
         assert set(PARTS) <= set(entry)
         total = sum(weights[name.removesuffix("_loss")] * entry[name] for name in PARTS)
@@ -201,6 +202,17 @@ def test_every_part_of_the_loss_is_logged_with_the_metrics(trained):
     metrics = ("accuracy", "mean_recall", "macro_f1", "calibration_error")
     expected = {f"eval_{name}_{metric}" for name in ("face", "voice", "fused") for metric in metrics}
     assert expected | {f"eval_{name}" for name in PARTS} <= set(evaluation[0])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo is tried on Linux and macOS")
+@pytest.mark.parametrize("weights", [{}, {"voice": 0}], ids=["every loss", "none for the voice head"])
+def test_two_processes_train_one_model_to_the_end(folder, weights):
+    name, config = f"two-{len(weights)}", {**TINY, "loss_weights": weights}
+    finish(start(folder, name, processes=2, config=config, per_device_train_batch_size=8), folder / f"{name}.log")
+    state = last_state(folder / name)
+    assert state["global_step"] == 56 // 16
+    assert ("voice_loss" in state["log_history"][0]) == (not weights)
+    EmoCLIPForEmotionClassification.from_pretrained(folder / name)
 
 
 def test_a_wrong_source_is_told_in_one_sentence(folder, train):
@@ -215,7 +227,6 @@ def test_a_wrong_source_is_told_in_one_sentence(folder, train):
         (["--config", "[1]"], "--config must be a JSON object"),
         (["--init_from", "a", "--vision_model", "b"], "--init_from brings an image tower of its own"),
         (["--votes", "2"], "--votes takes one number from 0 to 1"),
-        (["--torch_compile"], "--torch_compile is not for EmoCLIP"),
         (["--cutmix", "0.5"], "Some specified arguments are not used"),
         (["nowhere.json"], "nowhere.json"),
         (["--use_cpu", "--init_from", "./nowhere"], "There is no folder ./nowhere."),
@@ -223,13 +234,14 @@ def test_a_wrong_source_is_told_in_one_sentence(folder, train):
         (["--use_cpu", "--faces", "FACES", "--train_share", "2"], "--train_share must be above 0 and at most 1"),
         (["--use_cpu", "--faces", "FACES", "--face_labels", "ferplus"], "These faces have no FER+ votes"),
         (["--use_cpu", "--faces", "FACES", "--fold", "5"], "CREMA-D has folds 0 to 4, not 5."),
+        (["--use_cpu", "--faces", "FACES", "--config", '{"loss_reduction": "audioclip"}'], "leave `loss_reduction`"),
     ],
 )
 def test_a_wrong_argument_is_told_in_one_sentence(folder, monkeypatch, arguments, sentence):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
     if "FACES" in arguments:
         arguments = [str(folder / "faces") if word == "FACES" else word for word in arguments]
-        arguments += ["--voices", str(folder / "voices"), "--config", json.dumps(TINY)]
+        arguments = ["--config", json.dumps(TINY), "--voices", str(folder / "voices"), *arguments]
     monkeypatch.setattr(sys, "argv", ["train_hf.py", *arguments])
     with pytest.raises(SystemExit) as error:
         train_hf.main()
@@ -280,23 +292,21 @@ def test_teachers_posteriors_are_mixed_into_the_targets(folder, trained):
     args = EmoCLIPTrainingArguments(**NO_EVALUATION, **teachers, output_dir=str(folder / "unused"), use_cpu=True)
     model, processor = build(config=TINY)
     trainer = EmoCLIPTrainer(model, args, processor=processor)
-    targets = F.one_hot(torch.tensor([0, 3, 5, 2]), 7).float()
     inputs = {
         "pixel_values": torch.randn(4, 3, 32, 32),
-        "input_features": torch.randn(4, 1, 128, 188),
-        "face_targets": targets,
-        "voice_targets": targets,
-        "face_mask": torch.tensor([True, True, False, True]),
-        "voice_mask": torch.tensor([False, True, True, True]),
+        "input_features": torch.randn(3, 1, 128, 188),
+        "face_targets": F.one_hot(torch.tensor([0, 3, 5, 2]), 7).float(),
+        "voice_targets": F.one_hot(torch.tensor([1, 4, 4]), 7).float(),
     }
     teacher = EmoCLIPForEmotionClassification.from_pretrained(trained).eval()
     with torch.no_grad():
-        outputs = teacher(pixel_values=inputs["pixel_values"], input_features=inputs["input_features"])
-    taught = dict(inputs)
-    trainer.distill(taught)
-    for name, logits in (("face", outputs.face_logits), ("voice", outputs.voice_logits)):
-        expected = torch.where(inputs[f"{name}_mask"][:, None], 0.75 * targets + 0.25 * logits.softmax(-1), targets)
-        assert torch.allclose(taught[f"{name}_targets"], expected, atol=1e-5)
+        face_logits = teacher(pixel_values=inputs["pixel_values"]).face_logits
+        voice_logits = teacher(input_features=inputs["input_features"]).voice_logits
+    taught = trainer.distilled(inputs)
+    assert set(taught) == {"face_targets", "voice_targets"}
+    for name, logits in (("face_targets", face_logits), ("voice_targets", voice_logits)):
+        assert torch.allclose(taught[name], 0.75 * inputs[name] + 0.25 * logits.softmax(-1), atol=1e-5)
+        assert not taught[name].requires_grad
 
 
 def test_targets_are_mixed_and_classes_stay_the_rows_own(folder):
@@ -304,31 +314,49 @@ def test_targets_are_mixed_and_classes_stay_the_rows_own(folder):
     model, processor = build(config=TINY)
     trainer = EmoCLIPTrainer(model, args, processor=processor, votes=(0.5, 0.25), mixup=0.2)
     torch.manual_seed(0)
-    classes, voted = torch.randint(0, 6, (2, 16))
-    votes = F.one_hot(voted, 7).float()
+    counts, classes, votes = {"face": 16, "voice": 12}, {}, {}
+    for name, count in counts.items():
+        classes[name], voted = torch.randint(0, 6, (2, count))
+        votes[name] = F.one_hot(voted, 7).float()
     batch = {
         "faces": torch.randint(0, 256, (16, 48, 48), dtype=torch.uint8),
-        "voices": torch.randint(0, 256, (16, 128, 188), dtype=torch.uint8),
-        "face_labels": classes,
-        "voice_labels": classes,
-        "face_votes": votes,
-        "voice_votes": votes,
-        "face_mask": torch.ones(16, dtype=torch.bool),
-        "voice_mask": torch.arange(16) % 4 != 0,
+        "voices": torch.randint(0, 256, (12, 128, 188), dtype=torch.uint8),
+        "input_ids": torch.randint(1, 500, (16, 5)),
+        **{f"{name}_labels": classes[name] for name in counts},
+        **{f"{name}_votes": votes[name] for name in counts},
     }
     inputs = trainer.to_model_inputs(batch, train=True)
-    assert torch.equal(inputs["face_labels"], classes) and torch.equal(inputs["voice_labels"], classes)
-    own = F.one_hot(classes, 7).float()
-    for name, weight in (("face", 0.5), ("voice", 0.25)):
-        targets, alone = inputs[f"{name}_targets"], own.lerp(votes, weight)
-        assert torch.allclose(targets.sum(-1), torch.ones(16)) and not torch.allclose(targets, alone)
-        absent = ~batch[f"{name}_mask"]
-        assert torch.allclose(targets[absent], alone[absent])
-    assert inputs["pixel_values"].shape == (16, 3, 32, 32) and inputs["input_features"].shape == (16, 1, 128, 188)
+    assert inputs["pixel_values"].shape == (16, 3, 32, 32) and inputs["input_features"].shape == (12, 1, 128, 188)
+    assert torch.equal(inputs["input_ids"], batch["input_ids"]) and not {"face_mask", "voice_mask"} & set(inputs)
+    for (name, count), weight in zip(counts.items(), (0.5, 0.25)):
+        assert torch.equal(inputs[f"{name}_labels"], classes[name])
+        targets, alone = inputs[f"{name}_targets"], F.one_hot(classes[name], 7).float().lerp(votes[name], weight)
+        assert torch.allclose(targets.sum(-1), torch.ones(count)) and not torch.allclose(targets, alone)
+        assert ((targets - alone / 2) > -1e-5).all()  # at least half is a row's own
+    trainer.mixup = 0
+    inputs = trainer.to_model_inputs(batch, train=True)
+    assert torch.allclose(inputs["face_targets"], F.one_hot(classes["face"], 7).float().lerp(votes["face"], 0.5))
+
+
+def test_in_evaluation_nothing_is_augmented_or_mixed(folder):
+    args = EmoCLIPTrainingArguments(**NO_EVALUATION, output_dir=str(folder / "unused"), use_cpu=True)
+    model, processor = build(config=TINY)
+    trainer = EmoCLIPTrainer(model, args, processor=processor, votes=(0.5, 0.25), mixup=0.2)
+    batch = {
+        "faces": torch.randint(0, 256, (4, 48, 48), dtype=torch.uint8),
+        "voices": torch.randint(0, 256, (4, 128, 188), dtype=torch.uint8),
+        "face_labels": torch.tensor([3, 1, 4, 1]),
+        "voice_labels": torch.tensor([3, 1, 4, 1]),
+        "face_mask": torch.tensor([True, True, True, False]),
+        "voice_mask": torch.tensor([False, True, True, True]),
+    }
     chosen = trainer.to_model_inputs(batch, train=False)
-    assert "face_targets" not in chosen and torch.equal(chosen["voice_labels"], classes)
-    decoded = processor.feature_extractor.decode(batch["voices"])
-    assert torch.equal(chosen["input_features"], decoded)  # neither augmented nor mixed
+    names = ("face_labels", "voice_labels", "face_mask", "voice_mask")
+    assert set(chosen) == {"pixel_values", "input_features", *names}
+    assert all(torch.equal(chosen[name], batch[name]) for name in names)
+    assert torch.equal(chosen["input_features"], processor.feature_extractor.decode(batch["voices"]))
+    faces = processor.image_processor(list(batch["faces"][:, None]), return_tensors="pt").pixel_values
+    assert torch.equal(chosen["pixel_values"], faces)
 
 
 # --- Resumption
@@ -444,11 +472,14 @@ def test_where_nothing_was_saved_a_training_starts_afresh(tmp_path):
     assert find_start(EmoCLIPTrainingArguments(output_dir=str(tmp_path / "new"), use_cpu=True)) is None
 
 
-def test_a_lone_row_in_the_last_batch_stops_no_training(tmp_path, folder, train):
-    """36 rows in batches of 5."""
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_faces_that_fill_no_whole_batch_stop_no_training(tmp_path, folder, train, batch_size):
+    """36 faces: in batches of 5, one is left for the next epoch; in a batch of 64, some come twice."""
+    name = f"few-{batch_size}"
     write_faces(tmp_path / "few", train=6, test=1)
-    train(folder, "few", faces=str(tmp_path / "few"), per_device_train_batch_size=5)
-    EmoCLIPForEmotionClassification.from_pretrained(folder / "few")
+    train(folder, name, faces=str(tmp_path / "few"), per_device_train_batch_size=batch_size, voices_per_epoch=2)
+    assert last_state(folder / name)["global_step"] == max(1, 36 // batch_size)
+    EmoCLIPForEmotionClassification.from_pretrained(folder / name)
 
 
 # --- Its parts
@@ -462,10 +493,19 @@ def test_the_votes_weight_is_of_both_or_of_face_and_voice():
             DataArguments(votes=wrong)
 
 
-def test_compiling_is_refused_in_a_sentence():
-    for arguments in ({"torch_compile": True}, {"torch_compile_mode": "reduce-overhead"}):
-        with pytest.raises(ValueError, match="^--torch_compile is not for EmoCLIP: .*Leave it out"):
-            EmoCLIPTrainingArguments(use_cpu=True, **arguments)
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ({}, None),
+        ({"torch_compile": True}, {"mode": None, "backend": "inductor"}),
+        ({"torch_compile_mode": "reduce-overhead"}, {"mode": "reduce-overhead", "backend": "inductor"}),
+        ({"torch_compile_backend": "aot_eager"}, {"mode": None, "backend": "aot_eager"}),
+    ],
+)
+def test_what_is_asked_of_torch_compile_is_for_the_trainers_regions_alone(arguments, expected):
+    args = EmoCLIPTrainingArguments(use_cpu=True, **arguments)
+    assert args.compile_regions == expected
+    assert not args.torch_compile and not args.torch_compile_mode and not args.torch_compile_backend
 
 
 def test_weights_decay_and_scales_biases_and_positions_do_not():

@@ -117,12 +117,14 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     def __post_init__(self):
         self.fp16 = self.fp16 or (torch.cuda.is_available() and not GPU_HAS_BF16 and not self.use_cpu)
         self.bf16 = self.bf16 and not self.fp16
-        if self.torch_compile or self.torch_compile_mode or self.torch_compile_backend:
-            raise ValueError(
-                "--torch_compile is not for EmoCLIP: its batches differ in how many faces and voices they hold, and "
-                "compiling for that takes minutes. Leave it out; larger batches keep a GPU busy."
-            )
+        # Accelerate would compile the whole model, and for evaluation too: EmoCLIPTrainer compiles what pays.
+        mode, backend = self.torch_compile_mode, self.torch_compile_backend
+        self.compile_regions = None
+        if self.torch_compile or mode or backend:
+            self.compile_regions = {"mode": mode, "backend": backend or "inductor"}
+        self.torch_compile, self.torch_compile_mode, self.torch_compile_backend = False, None, None
         self.dataloader_pin_memory = False  # what can be pinned is on the GPU already
         self.remove_unused_columns = False  # the trainer makes the model's inputs of all that FaceVoiceDataset gives
         self.label_names = ["face_labels", "voice_labels", "face_mask", "voice_mask"]
         super().__post_init__()
+        self._n_gpu = min(self.n_gpu, 1)  # without torchrun the Trainer would split each batch among all GPUs

@@ -47,22 +47,16 @@ def rectangles(
     return masks[0][:, :, None] & masks[1][:, None, :]
 
 
-def mix(
-    values: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, alpha: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def mix(values: torch.Tensor, targets: torch.Tensor, alpha: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Mixup (Zhang et al., 2018): each row's input and target mixed with another row's, at least half of both its own.
 
     Args:
-        values: (B, ...) inputs.
-        targets: (B, C) probabilities.
-        mask: (B,) bool, on the CPU, False where the row has no input; such a row is not mixed with any other.
+        values: (B, ...) inputs. targets: (B, C) probabilities.
         alpha: a row's own part is the larger of x and 1 - x, x drawn from Beta(alpha, alpha).
     """
-    rows = mask.nonzero().flatten()
-    partners = torch.arange(len(values))
-    partners[rows] = rows[torch.randperm(len(rows))]
-    own = torch.distributions.Beta(alpha, alpha).sample((len(values),))
-    own = torch.maximum(own, 1 - own).to(values.device, non_blocking=True)
-    partners = partners.to(values.device, non_blocking=True)
+    # Beta(alpha, alpha) as a ratio of gammas, which torch.compile takes as it is
+    parts = torch._standard_gamma(torch.full((len(values), 2), alpha, device=values.device)) + 1e-30
+    own = parts.amax(1) / parts.sum(1)
+    partners = torch.rand(len(values), device=values.device).argsort()
     mixed = values[partners].lerp(values, own.view(-1, *[1] * (values.ndim - 1)))
     return mixed, targets[partners].lerp(targets, own.view(-1, 1))

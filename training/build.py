@@ -7,14 +7,18 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
+from losses_emoclip import PAIRS
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
 from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
-from training.dataset import FaceVoiceDataset
+from training.dataset import HEADS, FaceVoiceDataset, TrainingDataset
 from training.prompts import TEMPLATES, fill_templates, split_words, tokenize_prompts, train_tokenizer
 from training.sources import load_faces, load_voices
 from training.splits import Corpus, relabel_by_votes, split_voices, subsample
 from training.trainer import EmoCLIPTrainer
+
+#: Rows of a process from which batch norm takes statistics of its own rows alone.
+MIN_OWN_STATISTICS = 1_024
 
 
 def class_shares(labels: list[int], names: tuple[str, ...]) -> dict[str, float]:
@@ -140,18 +144,26 @@ def make_trainer(
     )
     model = build_model(model_args, processor, train_faces["label"], train_voices["label"])
     freeze(model, model_args.freeze)
+    if model.config.loss_reduction == "audioclip":
+        raise ValueError("Training draws faces and voices apart: leave `loss_reduction` at `clip`.")
     if args.world_size > 1:
+        model.emoclip.even_batches = True
         # Every step uses every parameter, but for those of a loss that is left out.
-        args.ddp_find_unused_parameters = not all(model.config.loss_weights[pair] > 0 for pair in PAIRS)
-        if args.device.type == "cuda" and args.per_device_train_batch_size < ROWS_OF_OWN_STATISTICS:
+        args.ddp_find_unused_parameters = not all(model.config.loss_weights[part] > 0 for part in (*HEADS, *PAIRS))
+        if args.device.type == "cuda" and args.per_device_train_batch_size < MIN_OWN_STATISTICS:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)
     common = {"extractor": extractor, "prompts": prompts, "seed": args.seed, "device": args.device}
     trainer = EmoCLIPTrainer(
         model.to(memory_format=torch.channels_last),
         args,
-        train_dataset=FaceVoiceDataset(
-            train_faces, train_voices, voices_per_epoch=data_args.voices_per_epoch, **common
+        train_dataset=TrainingDataset(
+            train_faces,
+            train_voices,
+            batch_size=args.train_batch_size,
+            processes=args.world_size,
+            voices_per_epoch=data_args.voices_per_epoch,
+            **common,
         ),
         eval_dataset=FaceVoiceDataset(eval_faces, eval_voices, **common),
         processor=processor,

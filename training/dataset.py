@@ -1,11 +1,10 @@
 """Faces, voices and prompts as rows and batches, and batches as the model's inputs.
 
-    train = FaceVoiceDataset(faces.train, voices.train, processor.feature_extractor, prompts, voices_per_epoch=9_000)
+    train = FaceVoiceDataset(faces.train, voices.train, processor.feature_extractor, prompts)
 
 Shapes in the comments: B rows of a batch, R rows of an epoch, C classes, L tokens.
 """
 
-import math
 from typing import Literal
 
 import torch
@@ -53,7 +52,6 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         faces, voices: in the one form, or None.
         extractor: the one that the voices were loaded for.
         prompts: for each of LABELS, the token ids (n, L) of its prompts; None for rows without text.
-        voices_per_epoch: rows with a voice; None for every voice once.
         seed: of the rows and prompts.
         device: where the data are held and batches are put together; the CPU where they exceed MAX_ON_DEVICE.
     """
@@ -64,7 +62,6 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         voices: Dataset | None,
         extractor: VoiceExtractor,
         prompts: list[torch.Tensor] | None = None,
-        voices_per_epoch: int | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
@@ -80,14 +77,12 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
             padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)  # (C, most prompts of a label, L)
             self.prompts = padded.to(self.device)
         self.seed = seed
-        count = len(self.voices)
-        self.repeats = (count if voices_per_epoch is None else voices_per_epoch) / max(count, 1)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int):
         """Draws the epoch's rows; the data loader calls it. Their number is the same in every epoch."""
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        self.face_rows, self.voice_rows = draw_rows(self.face_labels, self.voice_labels, self.repeats, generator)
+        self.face_rows, self.voice_rows = draw_rows(self.face_labels, self.voice_labels, generator)
         self.row_labels = torch.where(
             self.face_rows >= 0, take(self.face_labels, self.face_rows), take(self.voice_labels, self.voice_rows)
         )
@@ -129,16 +124,70 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
         return batch
 
 
+class TrainingDataset(FaceVoiceDataset):
+    """Faces with a prompt each, and beside them voices, in batches of always as many faces and as many voices.
+
+    Training needs no pairs: its losses go by labels. The faces come in random order, all of them before any comes
+    again, and so do the voices, drawn from the seed alone; an epoch is as many whole batches as the faces are enough
+    for, and the next epoch goes on where it ended. Item i is the epoch's i-th face: read them in order and by batches.
+
+    Args:
+        batch_size: faces of a batch. processes: that take turns with the batches.
+        voices_per_epoch: beside as many faces as there are; None for every voice once.
+    """
+
+    def __init__(self, *args, batch_size: int, processes: int = 1, voices_per_epoch: int | None = None, **kwargs):
+        self.batch_size, self.processes, self.voices_per_epoch = batch_size, processes, voices_per_epoch
+        super().__init__(*args, **kwargs)
+
+    def set_epoch(self, epoch: int):
+        faces, voices = len(self.faces), len(self.voices)
+        per_epoch = voices if self.voices_per_epoch is None else self.voices_per_epoch
+        self.batch_voices = max(2, round(self.batch_size * per_epoch / faces))  # batch norm needs two
+        batches = max(1, faces // (self.batch_size * self.processes)) * self.processes
+        self.face_rows, self.voice_rows = (
+            endless_order(count, epoch * batches * each, batches * each, self.seed * 2 + which)
+            for which, (count, each) in enumerate(((faces, self.batch_size), (voices, self.batch_voices)))
+        )
+        if self.prompt_counts is not None:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+            draws = torch.rand(len(self), generator=generator)
+            self.prompt_rows = (draws * self.prompt_counts[self.face_labels[self.face_rows]]).long()
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """A batch of F faces and V voices, as `FaceVoiceDataset` gives it but without masks: `faces`, `face_labels`,
+        `face_votes` and `input_ids` have F rows, `voices`, `voice_labels` and `voice_votes` V."""
+        first = indices[0] // self.batch_size * self.batch_voices
+        batch = {}
+        for head, rows in (("face", self.face_rows[indices]), ("voice", self.voice_rows[first:][: self.batch_voices])):
+            on_device = rows.to(self.device, non_blocking=True)
+            batch[f"{head}s"] = getattr(self, f"{head}s")[on_device]
+            batch[f"{head}_labels"] = getattr(self, f"{head}_labels")[rows].to(self.device, non_blocking=True)
+            batch[f"{head}_votes"] = getattr(self, f"{head}_votes")[on_device]
+        if self.prompt_counts is not None:
+            prompts = self.face_labels[self.face_rows[indices]] * self.prompts.shape[1] + self.prompt_rows[indices]
+            batch["input_ids"] = self.prompts.flatten(0, 1)[prompts.to(self.device, non_blocking=True)]
+        return batch
+
+
+def endless_order(size: int, start: int, count: int, seed: int) -> torch.Tensor:
+    """`count` indices below `size` from place `start` of an endless sequence: one random order of all of them after
+    another, each from the seed and its number."""
+    numbers = range(start // size, -(-(start + count) // size))
+    orders = [torch.randperm(size, generator=torch.Generator().manual_seed(seed * 1_000_003 + n)) for n in numbers]
+    return torch.cat(orders)[start % size :][:count]
+
+
 def draw_rows(
-    face_labels: torch.Tensor, voice_labels: torch.Tensor, repeats: float, generator: torch.Generator
+    face_labels: torch.Tensor, voice_labels: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """An epoch's rows in stratified random order: each one's face and voice.
 
-    Every face is in one row. Every voice is drawn `repeats` times, rounded up or down, and joins a face of its label;
-    the voices of a label that has too few faces are in rows of their own.
+    Every face is in one row. Every voice joins a face of its label; the voices of a label that has too few faces are
+    in rows of their own.
 
     Args:
-        face_labels: (F,). voice_labels: (V,). repeats: V times this is the number of rows with a voice.
+        face_labels: (F,). voice_labels: (V,).
     Returns:
         Indices of the faces and of the voices, (R,) each, -1 in a row without one.
     """
@@ -146,11 +195,8 @@ def draw_rows(
     for label in range(len(LABELS)):
         faces = (face_labels == label).nonzero().flatten()
         voices = (voice_labels == label).nonzero().flatten()
-        count = round(len(voices) * repeats)
-        rounds = math.ceil(repeats)  # every voice once, in random order, before any comes again
-        orders = [torch.randperm(len(voices), generator=generator) for _ in range(rounds)]
-        drawn = voices[torch.cat([*orders, torch.empty(0, dtype=torch.long)])[:count]]
-        chosen = faces[torch.randperm(len(faces), generator=generator)[:count]]
+        drawn = voices[torch.randperm(len(voices), generator=generator)]
+        chosen = faces[torch.randperm(len(faces), generator=generator)[: len(voices)]]
         voice_rows[0][chosen] = drawn[: len(chosen)]
         voice_rows.append(drawn[len(chosen) :])
         face_rows.append(torch.full((len(drawn) - len(chosen),), -1))

@@ -1,5 +1,6 @@
 """The Trainer: it makes the model's inputs on the device, distils teachers, and averages the weights."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -9,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from configuration_emoclip import LABELS
 from modeling_emoclip import EmoCLIPForEmotionClassification
@@ -22,8 +22,8 @@ from training.metrics import emotion_metrics
 
 
 class EmoCLIPTrainer(Trainer):
-    """Trainer that takes the batches of `FaceVoiceDataset`: stored faces and voices become the model's inputs, in
-    training with augmentation and mixup, on the device.
+    """Trainer that takes the batches of `TrainingDataset`, and in evaluation those of `FaceVoiceDataset`: stored faces
+    and voices become the model's inputs, in training with augmentation and mixup, on the device.
 
     With `ema_decay`, what is evaluated, chosen among and saved is a moving average of the weights. A checkpoint also
     holds the weights that the optimizer works on, in `live_weights`, so that training can be resumed.
@@ -56,71 +56,101 @@ class EmoCLIPTrainer(Trainer):
         ]
         self.average = None
         if self.args.ema_decay:
-            self.average = AveragedModel(self.model, multi_avg_fn=self.average_tensors, use_buffers=True)
+            self.average = copy.deepcopy(self.model).requires_grad_(False)
             self.add_callback(AverageWeights(self))
 
+    @contextmanager
+    def compiled(self):
+        """Inside, with `--torch_compile`, what a step spends its time in is compiled: its shapes never change.
+
+        Regions are methods, so that state_dict, checkpoints and the average are those of the model itself. The text
+        tower is left as it is: compiled, the gradient of its embeddings adds up in an order that changes from run to
+        run, and a resumed training would end with other weights.
+        """
+        regions = []
+        if self.args.compile_regions:
+            regions = [(self.model.emoclip, "_image_tower"), (self.model.emoclip, "_audio_tower")]
+            regions += [(self, "augment"), (self, "posteriors")]
+            if self.args.world_size == 1:  # on several processes they gather
+                regions.append((self.model, "losses"))
+        for owner, name in regions:
+            setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, **self.args.compile_regions))
+        try:
+            yield
+        finally:
+            for owner, name in regions:
+                delattr(owner, name)
+
     def to_model_inputs(self, batch: dict[str, torch.Tensor], train: bool) -> dict[str, torch.Tensor]:
-        """A batch of `FaceVoiceDataset` as the arguments of the model's forward.
+        """A batch of `TrainingDataset`, or of `FaceVoiceDataset`, as the arguments of the model's forward.
 
         In training, `face_targets` and `voice_targets` are mixtures of labels, votes, other rows' targets and the
         teachers' posteriors; `face_labels` and `voice_labels` remain the rows' own classes.
         """
         inputs = {name: batch[name] for name in (*self.label_names, "input_ids") if name in batch}
+        if train:
+            inputs |= self.augment({name: value for name, value in batch.items() if name != "input_ids"})
+            return inputs | (self.distilled(inputs) if self.teachers else {})
         for head in HEADS:
-            stored = batch[f"{head}s"]
-            name, values = to_model_input(self.processor, head, stored, augment=train)
-            if train:
-                targets = F.one_hot(batch[f"{head}_labels"], len(LABELS)).float()
-                targets = targets.lerp(batch[f"{head}_votes"], self.votes[head])
-                if self.mixup:
-                    values, targets = mix(values, targets, batch[f"{head}_mask"], self.mixup)
-                inputs[f"{head}_targets"] = targets
-            inputs[name] = values.to(stored.device)
-        if train and self.teachers:
-            self.distill(inputs)
+            name, values = to_model_input(self.processor, head, batch[f"{head}s"])
+            inputs[name] = values.to(batch[f"{head}s"].device)
+        return inputs
+
+    def augment(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Augmented and mixed faces and voices, and their targets, as the model takes them."""
+        inputs = {}
+        for head in HEADS:
+            name, values = to_model_input(self.processor, head, batch[f"{head}s"], augment=True)
+            targets = F.one_hot(batch[f"{head}_labels"], len(LABELS)).float()
+            targets = targets.lerp(batch[f"{head}_votes"], self.votes[head])
+            if self.mixup:
+                values, targets = mix(values, targets, self.mixup)
+            inputs |= {name: values, f"{head}_targets": targets}
         return inputs
 
     @torch.no_grad()
-    def distill(self, inputs: dict[str, torch.Tensor]):
-        """Mixes the mean of the teachers' posteriors for these very inputs into the targets. Cross-entropy with the
+    def distilled(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The targets mixed with the mean of the teachers' posteriors for these very inputs. Cross-entropy with the
         mixture equals the loss of Hinton et al. (2015) at temperature 1."""
-        names = {"face": "pixel_values", "voice": self.processor.feature_extractor.input_name}
-        for head, name in names.items():
-            rows = inputs[f"{head}_mask"].nonzero().flatten().to(self.args.device, non_blocking=True)
-            if not len(rows):
-                continue
-            with self.compute_loss_context_manager():
-                posteriors = [
-                    teacher(**{name: inputs[name][rows]})[f"{head}_logits"].float().softmax(-1)
-                    for teacher in self.teachers
-                ]
-            targets = inputs[f"{head}_targets"]
-            mixed = targets[rows].lerp(torch.stack(posteriors).mean(0), self.args.teachers_weight)
-            inputs[f"{head}_targets"] = targets.index_copy(0, rows, mixed)
+        names = {"pixel_values", self.processor.feature_extractor.input_name}
+        taken = {name: inputs[name] for name in names}
+        with self.accelerator.autocast():
+            answers = [self.posteriors(teacher, taken) for teacher in self.teachers]
+        return {
+            f"{head}_targets": inputs[f"{head}_targets"].lerp(torch.stack(own).mean(0), self.args.teachers_weight)
+            for head, own in zip(HEADS, zip(*answers))
+        }
+
+    def posteriors(
+        self, teacher: EmoCLIPForEmotionClassification, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A teacher's posteriors for the faces (F, C) and for the voices (V, C)."""
+        features = teacher.emoclip.encode(**inputs)
+        return tuple(
+            teacher.calibrate(head, getattr(teacher, f"{head}_head")(features[name])).float().softmax(-1)
+            for head, name in zip(HEADS, ("image", "audio"))
+        )
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """The dataset's batches as they are: they lie on the device already, and the masks stay on the CPU."""
+        """The dataset's batches as they are: they lie on the device already."""
         loader = torch.utils.data.DataLoader(
             self.train_dataset,
             batch_size=self._train_batch_size,
             sampler=self._get_train_sampler(),
             collate_fn=self.data_collator,
-            drop_last=self.args.dataloader_drop_last,
+            drop_last=True,
         )
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
-    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A batch on the device, but in training the masks stay on the CPU: see the model's forward."""
-        masks = {name: inputs[name] for name in ("face_mask", "voice_mask")}
-        return super()._prepare_inputs(inputs) | (masks if self.model.training else {})
-
-    def average_tensors(self, averaged: list[torch.Tensor], current: list[torch.Tensor], _):
+    @torch.no_grad()
+    def update_average(self):
         """Moves the average towards the current weights, by more at the start, while these still change fast."""
         decay = min(self.args.ema_decay, (1 + self.state.global_step) / (10 + self.state.global_step))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - decay)
-        else:
-            torch._foreach_copy_(averaged, current)
+        averaged, current = (
+            [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+            for model in (self.average, self.model)
+        )
+        torch._foreach_lerp_(averaged, current, 1 - decay)
 
     @contextmanager
     def averaged(self):
@@ -129,33 +159,39 @@ class EmoCLIPTrainer(Trainer):
             yield
             return
         live = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average.module.state_dict())
+        self.model.load_state_dict(self.average.state_dict())
         try:
             yield
         finally:
             self.model.load_state_dict(live)
 
     def train(self, *args, **kwargs) -> TrainOutput:
-        result = super().train(*args, **kwargs)
+        with self.compiled():
+            result = super().train(*args, **kwargs)
         if self.average is not None and not self.args.load_best_model_at_end:
-            self.model.load_state_dict(self.average.module.state_dict())
+            self.model.load_state_dict(self.average.state_dict())
         return result
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         with self.averaged():
             return super().evaluate(*args, **kwargs)
 
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        """The Trainer's own, with nothing compiled: evaluation's batches have other sizes than training's."""
+        with torch.compiler.set_stance("force_eager"):
+            return super().evaluation_loop(*args, **kwargs)
+
     def _save(self, output_dir: str, state_dict: dict | None = None):
         if self.average is None:
             return super()._save(output_dir, state_dict)
-        super()._save(output_dir, self.average.module.state_dict())
+        super()._save(output_dir, self.average.state_dict())
         live = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(live, Path(output_dir) / self.live_weights)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *args, **kwargs):
         super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.load_state_dict(self.model.state_dict())
             self.model.load_state_dict(load_file(Path(resume_from_checkpoint) / self.live_weights))
 
     def create_optimizer(self, *args, **kwargs) -> torch.optim.Optimizer:
@@ -178,7 +214,7 @@ class EmoCLIPTrainer(Trainer):
                     module.eval()
         outputs = model(**self.to_model_inputs(inputs, model.training))
         for name, value in outputs.losses.items():
-            self.loss_parts[f"{name}_loss" if model.training else f"eval_{name}_loss"].append(value.detach())
+            self.loss_parts[f"{name}_loss" if model.training else f"eval_{name}_loss"].append(value.detach().clone())
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def log(self, logs: dict[str, float], *args, **kwargs):
@@ -203,7 +239,7 @@ class AverageWeights(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, *args, **kwargs):
-        self.trainer.average.update_parameters(self.trainer.model)
+        self.trainer.update_average()
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

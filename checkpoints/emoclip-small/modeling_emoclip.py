@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import nn
@@ -29,75 +28,32 @@ from transformers.utils import ModelOutput
 try:
     from .configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
     from .esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform, blackman_harris_window
+    from .losses_emoclip import (
+        PAIRS,
+        LabeledRows,
+        contrastive_loss,
+        gather_present,
+        is_distributed,
+        modality_labels,
+        modality_masks,
+    )
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
     from esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform, blackman_harris_window
+    from losses_emoclip import (
+        PAIRS,
+        LabeledRows,
+        contrastive_loss,
+        gather_present,
+        is_distributed,
+        modality_labels,
+        modality_masks,
+    )
 
 #: The largest factor by which a cosine similarity is scaled, as in CLIP.
 MAX_LOGIT_SCALE = 100.0
-#: The pairs of modalities that the contrastive losses compare.
-PAIRS = {"image_audio": ("image", "audio"), "image_text": ("image", "text"), "audio_text": ("audio", "text")}
-
-
-def multi_positive_cross_entropy(logits: torch.Tensor, positives: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-probability that a row gives its positives; rows without a positive add nothing.
-
-    The supervised contrastive loss, "out" form, of Khosla et al. (2020), equation 2. With one positive a row it is
-    the ordinary cross-entropy.
-
-    Args:
-        logits: (N, M) similarities. positives: (N, M) bool, which columns match the row.
-    Returns:
-        The loss, a scalar; 0 if no row has a positive.
-    """
-    count = positives.sum(-1)  # (N,)
-    log_probs = logits.log_softmax(-1).masked_fill(~positives, 0.0)
-    return -(log_probs.sum(-1) / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
-
-
-def contrastive_loss(
-    a_embeds: torch.Tensor, b_embeds: torch.Tensor, a_labels: torch.Tensor, b_labels: torch.Tensor, scale: torch.Tensor
-) -> torch.Tensor:
-    """CLIP's symmetric loss (Radford et al., 2021), with every pair of equal labels a positive.
-
-    Args:
-        a_embeds: (N, D) and b_embeds: (M, D), L2-normalised. a_labels: (N,) and b_labels: (M,). scale: scalar.
-    Returns:
-        The mean of the two directions' losses, a scalar.
-    """
-    # Similarities are scaled by up to 100, so half precision would cost the loss its last digits.
-    with torch.autocast(a_embeds.device.type, enabled=False):
-        logits = scale.float() * a_embeds.float() @ b_embeds.float().T  # (N, M)
-        positives = a_labels[:, None] == b_labels[None, :]
-        return (
-            multi_positive_cross_entropy(logits, positives) + multi_positive_cross_entropy(logits.T, positives.T)
-        ) / 2
-
-
-def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The rows of every process, in rank order, with gradients; processes may hold different numbers of rows.
-
-    Args:
-        tensor: (n, ...) of this process. Returns: (N, ...), N the sum of every n; `tensor` itself in one process.
-    """
-    if not is_distributed():
-        return tensor
-    if tensor.is_floating_point():  # under autocast, a process without rows holds another dtype than the others
-        tensor = tensor.float()
-    size = torch.tensor([len(tensor)], device=tensor.device)
-    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, size)
-    longest = int(max(sizes))
-    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
-    if tensor.is_floating_point():
-        # The backward pass is collective too: a process whose rows need no gradient must take part in it.
-        parts = dist.nn.all_gather(padded if padded.requires_grad else padded.requires_grad_())
-    else:
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes)])
 
 
 def normalize(features: torch.Tensor) -> torch.Tensor:
@@ -107,61 +63,9 @@ def normalize(features: torch.Tensor) -> torch.Tensor:
 
 def constant(values: list, device: torch.device) -> torch.Tensor:
     """A few numbers as a tensor on a device, without making the CPU wait for a GPU."""
+    if torch.compiler.is_compiling():  # a constant of the graph
+        return torch.tensor(values, device=device)
     return torch.tensor(values).to(device, non_blocking=True)
-
-
-def is_distributed() -> bool:
-    """Whether losses are taken over the rows of all processes: only in training, where there are several."""
-    return torch.is_grad_enabled() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-class LabeledRows(NamedTuple):
-    """The rows of all processes that have a modality."""
-
-    embeds: torch.Tensor  # (N, D), L2-normalised
-    labels: torch.Tensor  # (N,)
-
-
-def modality_masks(
-    embeds: dict[str, torch.Tensor], face_mask: torch.Tensor | None, voice_mask: torch.Tensor | None
-) -> dict[str, torch.Tensor]:
-    """Which of this process's rows have each modality, (B,) bool; every row with a face or a voice has a text.
-
-    The masks are on the device of those given, or else on the CPU: see `gather_present`.
-    """
-    batch = len(next(iter(embeds.values())))
-    device = next((mask.device for mask in (face_mask, voice_mask) if mask is not None), "cpu")
-    if face_mask is None or "image" not in embeds:
-        face_mask = torch.full((batch,), "image" in embeds, device=device)
-    if voice_mask is None or "audio" not in embeds:
-        voice_mask = torch.full((batch,), "audio" in embeds, device=device)
-    return {"image": face_mask, "audio": voice_mask, "text": face_mask | voice_mask}
-
-
-def modality_labels(
-    face_labels: torch.Tensor | None, voice_labels: torch.Tensor | None, face_mask: torch.Tensor, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Labels (B,) for each modality. Labels of the faces alone, or of the voices alone, are those of the whole row;
-    without any, each row has a label of its own. A text has the label of its row's face, or of the voice where
-    `face_mask` (B,) is False."""
-    if face_labels is None and voice_labels is None:
-        face_labels = torch.arange(len(face_mask), device=device)
-        if is_distributed():
-            face_labels += dist.get_rank() << 32  # different from those of every other process
-    face_labels = voice_labels if face_labels is None else face_labels
-    voice_labels = face_labels if voice_labels is None else voice_labels
-    text_labels = torch.where(face_mask.to(device, non_blocking=True), face_labels, voice_labels)
-    return {"image": face_labels, "audio": voice_labels, "text": text_labels}
-
-
-def gather_present(embeds: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> LabeledRows:
-    """The rows of every process where `mask` is True, of (B, D) embeddings and (B,) labels.
-
-    With one process, a mask on the CPU gives the number of rows without waiting for a GPU.
-    """
-    mask = gather_rows(mask.to(embeds.device)) if is_distributed() else mask
-    present = mask.nonzero().flatten().to(embeds.device, non_blocking=True)
-    return LabeledRows(gather_rows(embeds)[present], gather_rows(labels)[present])
 
 
 def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -169,6 +73,17 @@ def resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True)
+
+
+def padded_conv(x: torch.Tensor, conv: nn.Conv2d) -> torch.Tensor:
+    """`conv(x)`, with zeros for channels up to 8, or a multiple of 32: a GPU's kernels for half precision are made for
+    these, and take three times as long for 20."""
+    out_channels, in_channels = conv.weight.shape[:2]
+    more_in = 8 - in_channels if in_channels < 8 else -in_channels % 32
+    more_out = -out_channels % 32
+    weight = F.pad(conv.weight, (0, 0, 0, 0, 0, more_in, 0, more_out))
+    x = F.conv2d(F.pad(x, (0, 0, 0, 0, 0, more_in)), weight, stride=conv.stride, padding=conv.padding)
+    return F.pad(x, (0, 0, 0, 0, 0, -more_out))  # as x[:, :out_channels], whose gradient would not be channels-last
 
 
 class ModalityBatchNorm2d(nn.ModuleDict):
@@ -277,9 +192,9 @@ class ModifiedResNet(nn.Module):
     def forward(self, x: torch.Tensor, modality: str) -> torch.Tensor:
         """(B, 3, H, W) pixels of one modality, resampled to its size if need be, to (B, D)."""
         x = resized(x, self.image_sizes[modality]).to(self.conv1.weight.dtype)
-        x = F.relu(self.bn1(self.conv1(x), modality))
-        x = F.relu(self.bn2(self.conv2(x), modality))
-        x = F.relu(self.bn3(self.conv3(x), modality))
+        padded = self.training and x.is_cuda
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = F.relu(norm(padded_conv(x, conv) if padded else conv(x), modality))
         x = F.avg_pool2d(x, 2)  # (B, width, H / 4, W / 4)
         for block in self.layers:
             x = block(x, modality)
@@ -428,6 +343,8 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
 
 class EmoCLIPModel(EmoCLIPPreTrainedModel):
     """AudioCLIP (Guzhov et al., 2021): an image, an audio and a text tower that share one embedding space."""
+
+    even_batches = False  # training on several processes: each holds as many faces, voices and texts as any other
 
     def __init__(self, config: EmoCLIPConfig):
         super().__init__(config)
@@ -616,12 +533,16 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         as_audioclip = self.config.loss_reduction == "audioclip"
         if as_audioclip:  # a row's own face, voice and text are its only positives
             face_labels = voice_labels = None
-        any_embeds = next(iter(embeds.values()))
         masks = modality_masks(embeds, face_mask, voice_mask)
-        labels = modality_labels(face_labels, voice_labels, masks["image"], any_embeds.device)
+        labels = modality_labels(embeds, face_labels, voice_labels, masks["image"])
         if is_distributed():  # gathering is collective: a process without faces or voices gathers none
-            embeds = {"image": torch.zeros_like(any_embeds), "audio": torch.zeros_like(any_embeds)} | embeds
-        rows = {name: gather_present(values, labels[name], masks[name]) for name, values in embeds.items()}
+            any_embeds = next(iter(embeds.values()))
+            none = any_embeds[:0] if masks["image"] is None else torch.zeros_like(any_embeds)
+            embeds = {"image": none, "audio": none} | embeds
+        rows = {
+            name: gather_present(values, labels[name][: len(values)], masks[name], self.even_batches)
+            for name, values in embeds.items()
+        }
         losses = {
             pair: contrastive_loss(rows[a].embeds, rows[b].embeds, rows[a].labels, rows[b].labels, self.scale(pair))
             for pair, (a, b) in PAIRS.items()
@@ -696,6 +617,15 @@ class EmotionHead(nn.Module):
         own_logits = logits[:, constant(self.columns, logits.device)].float()
         losses = F.cross_entropy(own_logits, own_targets, reduction="none", label_smoothing=label_smoothing)
         return losses.masked_fill(~mask, 0.0).sum()
+
+
+class HeadInputs(NamedTuple):
+    """What a head's loss takes: its logits (B, C), and labels, targets and mask as the model's forward does."""
+
+    logits: torch.Tensor | None
+    labels: torch.Tensor | None
+    targets: torch.Tensor | None
+    mask: torch.Tensor | None
 
 
 class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
@@ -808,9 +738,12 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
+        Without masks and with both labels, B may be another for the voices than for the faces and texts, as in
+        training: the losses go by labels, and nothing is fused (`logits` and `agreement` are None).
+
         Raises:
-            ValueError: neither a face nor a voice is given, or not as many of the one as of the other; a label is of
-                a class that the head was not taught; there are targets and no labels.
+            ValueError: neither a face nor a voice is given, or else not as many of the one as of the other; a label
+                is of a class that the head was not taught; there are targets and no labels.
 
         ```python
         >>> inputs = processor(images=face, audio=voice, sampling_rate=16_000, return_tensors="pt")
@@ -822,7 +755,9 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if pixel_values is None and input_features is None and input_values is None:
             raise ValueError("EmoCLIP needs a face (pixel_values), a voice (input_features or input_values), or both.")
         voices = input_values if input_features is None else input_features
-        if pixel_values is not None and voices is not None and pixel_values.shape[0] != voices.shape[0]:
+        together = pixel_values is None or voices is None or pixel_values.shape[0] == voices.shape[0]
+        by_label = face_labels is not None and voice_labels is not None and self.config.loss_reduction == "clip"
+        if not together and (not by_label or face_mask is not None or voice_mask is not None):
             raise ValueError(
                 "The faces and voices of a batch belong together, row by row, and here are "
                 f"{len(pixel_values)} faces and {len(voices)} voices."
@@ -838,22 +773,17 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             face_logits = self.calibrate("face", self.face_head(features["image"]))
         if "audio" in features:
             voice_logits = self.calibrate("voice", self.voice_head(features["audio"]))
-        losses = {}
+        losses, logits, agreement = {}, None, None
         if return_loss and (face_labels is not None or voice_labels is not None):
-            weights = self.config.loss_weights
-            if face_labels is not None and weights["face"] > 0:
-                losses["face"] = self._head_loss(self.face_head, face_logits, face_labels, face_targets, face_mask)
-            if voice_labels is not None and weights["voice"] > 0:
-                losses["voice"] = self._head_loss(
-                    self.voice_head, voice_logits, voice_labels, voice_targets, voice_mask
-                )
-            losses |= self.emoclip.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
-        logits, agreement = self.fuse(
-            None if face_logits is None else face_logits.float().log_softmax(-1),
-            None if voice_logits is None else voice_logits.float().log_softmax(-1),
-            face_mask,
-            voice_mask,
-        )
+            face = HeadInputs(face_logits, face_labels, face_targets, face_mask)
+            losses = self.losses(embeds, face, HeadInputs(voice_logits, voice_labels, voice_targets, voice_mask))
+        if together:
+            logits, agreement = self.fuse(
+                None if face_logits is None else face_logits.float().log_softmax(-1),
+                None if voice_logits is None else voice_logits.float().log_softmax(-1),
+                face_mask,
+                voice_mask,
+            )
         return EmoCLIPEmotionOutput(
             loss=sum(self.config.loss_weights[name] * loss for name, loss in losses.items()) if losses else None,
             losses=losses or None,
@@ -863,6 +793,14 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             agreement=agreement,
             **{f"{name}_embeds": value for name, value in embeds.items()},
         )
+
+    def losses(self, embeds: dict[str, torch.Tensor], face: HeadInputs, voice: HeadInputs) -> dict[str, torch.Tensor]:
+        """The losses of a weight above 0 by name, unweighted, each a scalar; `embeds` as in `contrastive_losses`."""
+        losses = {}
+        for name, head, given in (("face", self.face_head, face), ("voice", self.voice_head, voice)):
+            if given.labels is not None and self.config.loss_weights[name] > 0:
+                losses[name] = self._head_loss(head, *given)
+        return losses | self.emoclip.contrastive_losses(embeds, face.labels, voice.labels, face.mask, voice.mask)
 
     def _head_loss(
         self,
@@ -877,8 +815,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         DistributedDataParallel averages gradients over the processes: each returns the sum over its own rows, times
         the number of processes, over the number of rows of all.
         """
-        mask = torch.ones(len(labels), dtype=torch.bool) if mask is None else mask
-        mask = mask.to(labels.device, non_blocking=True)
+        mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(labels.device, non_blocking=True)
         if logits is None:
             mask = torch.zeros_like(mask)
             total = next(self.parameters()).new_zeros(())

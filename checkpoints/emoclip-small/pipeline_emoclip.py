@@ -15,33 +15,25 @@ This is transformers' interface to the steps, which stand in `recognizer_emoclip
 """
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import AutoModel, Pipeline, PreTrainedModel, ProcessorMixin
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 try:
     from .explain_emoclip import Explanation, explain
-    from .media_emoclip import (
-        AUDIO_SUFFIXES,
-        VIDEO_SUFFIXES,
-        AudioSource,
-        Box,
-        ImageSource,
-        InputError,
-        load_audio,
-        load_image,
-    )
+    from .files_emoclip import kind_of, read_all
+    from .media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
     from .recognizer_emoclip import Observation, Recognizer, normalized
     from .results_emoclip import EmotionResult
     from .video_emoclip import VideoResult, VideoSource, analyze_video, finish
@@ -49,21 +41,17 @@ except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from explain_emoclip import Explanation, explain
-    from media_emoclip import (
-        AUDIO_SUFFIXES,
-        VIDEO_SUFFIXES,
-        AudioSource,
-        Box,
-        ImageSource,
-        InputError,
-        load_audio,
-        load_image,
-    )
+    from files_emoclip import kind_of, read_all
+    from media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
     from recognizer_emoclip import Observation, Recognizer, normalized
     from results_emoclip import EmotionResult
     from video_emoclip import VideoResult, VideoSource, analyze_video, finish
 
 TASK = "emotion-recognition"
+#: What an input may hold by name.
+NAMES = ("image", "audio", "face_box", "video")
+
+logger = logging.getLogger("emoclip")
 
 
 @dataclass
@@ -101,7 +89,8 @@ class EmotionRecognitionPipeline(Pipeline):
       (x, y, width, height) beside it, no face is looked for: that square of the upright image is scored.
     - audio: a path, the bytes of a file, or a dict with "array" and "sampling_rate", as `load_audio` takes them.
     - video: a path or the bytes of a file, as `analyze_video` takes them.
-    What a path alone leads to is told by its suffix; a .webm is a recording.
+    All of these may be open files, and what `datasets` has in its columns. What a path or an open file alone holds is
+    told by its content: what has a moving picture is a video.
 
     Args:
         model, processor: `EmoCLIPForEmotionClassification` and its `EmoCLIPProcessor`.
@@ -140,10 +129,11 @@ class EmotionRecognitionPipeline(Pipeline):
         progress: Callable[[float], None] | None = None,
         **kwargs,
     ) -> EmotionResult | VideoResult | list[EmotionResult] | Iterator[EmotionResult]:
-        """Recognise the emotion in one input, in a list of them, or in a generator or dataset of them.
+        """Recognise the emotion in one input, in a list of them, or in an iterator or dataset of them.
 
         Args:
-            inputs: one or several inputs as the class describes them; or `image`, `audio` and `face_box` by name.
+            inputs: one or several inputs as the class describes them; or `image`, `audio` and `face_box` by name. Of a
+                dataset, the columns of these names are read, or one of its columns is given.
             video: one video, by itself; see `analyze_video`.
             progress: called with the fraction of `video` that is done; what it raises stops the work.
             batch_size: how many inputs enter the model together.
@@ -171,6 +161,13 @@ class EmotionRecognitionPipeline(Pipeline):
             inputs = list(inputs)
             if not inputs:
                 return []
+        elif hasattr(inputs, "__iter__") and not _is_single(inputs):
+            names = getattr(inputs, "column_names", None)
+            if names is not None and not set(names) & set(NAMES):
+                raise TypeError(f"A dataset's columns are named {', '.join(NAMES[:-1])} or video, not {names}.")
+            rows = inputs
+            numbered = hasattr(rows, "__len__") and not isinstance(rows, IterableDataset)
+            inputs = _Rows(rows) if numbered else (_row(row, rows) for row in rows)
         return super().__call__(inputs, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, state_dict: dict | None = None, **kwargs) -> None:
@@ -218,7 +215,11 @@ class EmotionRecognitionPipeline(Pipeline):
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
     ) -> Iterator[EmotionResult | VideoResult]:
-        wrapper = PipelineDataset if hasattr(inputs, "__len__") else PipelineIterator
+        sized = hasattr(inputs, "__len__")
+        if not sized and num_workers > 1:  # every worker would go through all of it
+            logger.warning("Inputs without a length are read by one worker, not by %d.", num_workers)
+            num_workers = 1
+        wrapper = PipelineDataset if sized else PipelineIterator
         loader = DataLoader(
             wrapper(inputs, self.preprocess, preprocess_params),
             num_workers=num_workers,
@@ -351,10 +352,46 @@ def _join(prepared: list[list]) -> list:
     return [each for part in prepared for each in part]
 
 
+class _Rows(Dataset):
+    """A dataset or a column of one, its rows as the pipeline takes them."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return _row(self.rows[index], self.rows)
+
+
+def _row(row: Any, dataset: Any) -> Any:
+    """Of a dataset's row, which has labels and the like too, what the pipeline takes."""
+    if not hasattr(dataset, "column_names") or not isinstance(row, dict):
+        return row
+    return {name: row[name] for name in NAMES if name in row}
+
+
+def _is_single(inputs: Any) -> bool:
+    """Whether something that can be iterated over is one input, or none at all."""
+    return isinstance(inputs, (str, bytes, dict, np.ndarray, torch.Tensor)) or hasattr(inputs, "read")
+
+
 def _check_words(words: Any) -> None:
     """Refuses what is no list of words: a string would be taken for a list of letters."""
-    if isinstance(words, str) or not words or not all(isinstance(word, str) and word.strip() for word in words):
+    if not isinstance(words, (list, tuple)) or not words:
         raise ValueError("Give a list of one or more words or phrases.")
+    if not all(isinstance(word, str) and word.strip() and _is_text(word) for word in words):
+        raise ValueError("Give a list of one or more words or phrases, each of letters.")
+
+
+def _is_text(word: str) -> bool:
+    """Whether a string has no halves of characters (lone surrogates), which no tokenizer takes."""
+    try:
+        word.encode()
+        return True
+    except UnicodeEncodeError:
+        return False
 
 
 def _as_dict(inputs: Any) -> dict[str, Any]:
@@ -362,15 +399,22 @@ def _as_dict(inputs: Any) -> dict[str, Any]:
     if isinstance(inputs, dict):
         if "sampling_rate" in inputs:
             return {"audio": inputs}
-        unknown = inputs.keys() - {"image", "audio", "face_box", "video"}
-        if unknown:
-            raise TypeError(f'An input has "image", "audio", "face_box" or "video", and not {sorted(unknown)}.')
+        if inputs and inputs.keys() <= {"bytes", "path"}:
+            return {kind_of(inputs): inputs}
+        if unknown := inputs.keys() - set(NAMES):
+            raise TypeError(
+                f'An input has "image", "audio", "face_box" or "video", and not {sorted(map(str, unknown))}.'
+            )
         return inputs
     if isinstance(inputs, (Image.Image, np.ndarray)):
         return {"image": inputs}
+    if hasattr(inputs, "get_all_samples"):  # a dataset's AudioDecoder
+        return {"audio": inputs}
+    if hasattr(inputs, "read"):
+        inputs = {"bytes": read_all(inputs, "file")}
+        return {kind_of(inputs): inputs}
     if isinstance(inputs, (str, os.PathLike)):
-        suffix = Path(inputs).suffix.lower()
-        return {"audio" if suffix in AUDIO_SUFFIXES else "video" if suffix in VIDEO_SUFFIXES else "image": inputs}
+        return {kind_of(inputs): inputs}
     names = '{"image": ...}, {"audio": ...} or {"video": ...}'
     raise TypeError(f"An input of type {type(inputs).__name__} must be named: {names}.")
 

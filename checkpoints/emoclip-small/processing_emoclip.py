@@ -7,6 +7,7 @@
 The mel recipe stands in `EmoCLIPFeatureExtractor` alone, and so does the form in which training stores its images.
 """
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from functools import cache
@@ -23,7 +24,11 @@ from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
 
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 768_000  # hertz, of recordings
+RESAMPLED_AT_ONCE = 2**18  # samples
+CANCELLED = 0.1  # of the loudest channel's power: what equal channels have left in their mean at a correlation of -0.8
 MAX_PEAK = 10.0  # of full scale: floats may overshoot it, but beyond this they must have been integers
+
+logger = logging.getLogger("emoclip")
 
 
 class InputError(ValueError):
@@ -119,43 +124,169 @@ def check_rate(rate) -> int:
     return round(rate)
 
 
-def to_mono(recording) -> torch.Tensor:
-    """One recording, checked, to (T,) float32 mono in -1..1, on the CPU.
+def to_array(recording) -> np.ndarray:
+    """An array, tensor or list of samples as an array; InputError where its channels differ in length."""
+    if torch.is_tensor(recording):
+        recording = recording.detach().cpu()
+        if recording.is_floating_point():
+            recording = recording.float()  # NumPy has no bfloat16
+    try:
+        return np.asarray(recording)
+    except (TypeError, ValueError):
+        raise InputError("The channels of a recording must have the same length.") from None
+
+
+def to_channels(recording) -> np.ndarray:
+    """One recording, checked, to (channels, T) float32 in -1..1.
+
+    Whole numbers of up to 16 bits are divided by their type's full scale. In wider ones a recording's numbers may fill
+    16 bits (a list of them), or 32 (what soundfile reads): numbers within 16 bits are taken for 16-bit ones, for as
+    32-bit ones nobody would hear them; larger ones for 32-bit ones; and what may be 24 bits or a faint recording of 32
+    is refused.
 
     Args:
         recording: an array, tensor or list of samples (T,) or (channels, T), signed integers or floats in -1..1.
     Raises:
         InputError: one sentence that says what it is instead.
     """
-    waveform = recording.detach().cpu() if torch.is_tensor(recording) else np.asarray(recording)
-    if torch.is_tensor(waveform) and waveform.is_floating_point():
-        waveform = waveform.float()  # NumPy has no bfloat16
-    waveform = np.asarray(waveform)
-    if waveform.ndim not in (1, 2) or waveform.size == 0:
+    samples = to_array(recording)
+    if samples.ndim not in (1, 2) or samples.size == 0:
         raise InputError(
-            f"A recording must be samples (T,) or (channels, T), at least one; got shape {waveform.shape}."
+            f"A recording must be samples (T,) or (channels, T), at least one; got shape {samples.shape}."
         )
-    if waveform.ndim == 2 and waveform.shape[0] > waveform.shape[1]:
-        raise InputError(f"A recording of shape {waveform.shape} has more channels than samples; pass (channels, T).")
-    if np.issubdtype(waveform.dtype, np.signedinteger):
-        waveform = waveform / -float(np.iinfo(waveform.dtype).min)
-    elif not np.issubdtype(waveform.dtype, np.floating):
-        raise InputError(f"Samples must be signed integers or floats, got {waveform.dtype}; convert them first.")
-    if not np.isfinite(waveform).all():
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
+        raise InputError(f"A recording of shape {samples.shape} has more channels than samples; pass (channels, T).")
+    if np.issubdtype(samples.dtype, np.signedinteger):
+        samples = np.divide(samples, full_scale(samples), dtype=np.float32, casting="unsafe")
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"Samples must be signed integers or floats, got {samples.dtype}; convert them first.")
+    if not np.isfinite(samples).all():
         raise InputError("The recording has samples that are not finite numbers (NaN or infinity): export it anew.")
-    if np.abs(waveform).max() > MAX_PEAK:
+    if np.abs(samples).max() > MAX_PEAK:
         raise InputError("Samples that are floats must lie in -1..1: divide these by their full scale.")
-    waveform = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-    return waveform.mean(0) if waveform.ndim == 2 else waveform
+    return np.atleast_2d(np.ascontiguousarray(samples, dtype=np.float32))
+
+
+def full_scale(samples: np.ndarray) -> float:
+    """Of signed whole numbers, see `to_channels`."""
+    bits = 8 * samples.dtype.itemsize
+    if bits <= 16:
+        return 2.0 ** (bits - 1)
+    peak = max(-int(samples.min()), int(samples.max()))
+    if peak <= 2**15:
+        return 2.0**15
+    if 2**23 < peak <= 2**31:
+        return 2.0**31
+    raise InputError(
+        f"Samples of {samples.dtype} with a peak of {peak} may have 24 bits or 32: divide them by their full scale, "
+        "such as 2**23, and pass floats in -1..1."
+    )
+
+
+class Downmix:
+    """Channels to one, block by block: their mean, and what is known afterwards of whether it is fit to be used.
+
+    Two channels of opposite sign cancel each other out; a voice on one channel of many is drowned by the rest.
+    """
+
+    def __init__(self):
+        self._count, self._sums, self._squares = 0, 0.0, 0.0
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        """(channels, T) to (T,)."""
+        mean = block.mean(axis=0)
+        if len(block) > 1:
+            rows = (*block, mean)
+            self._count += block.shape[1]
+            self._sums = self._sums + np.array([row.sum(dtype=np.float64) for row in rows])
+            self._squares = self._squares + np.array([np.square(row, dtype=np.float64).sum() for row in rows])
+        return mean
+
+    @property
+    def loudest(self) -> int | None:
+        """The channel to use in place of the mean, where the mean has less than CANCELLED of its power; else None."""
+        if not self._count:
+            return None
+        power = self._squares / self._count - np.square(self._sums / self._count)  # without any constant
+        best = int(power[:-1].argmax())
+        return best if power[-1] < CANCELLED * power[best] else None
+
+
+def mix_down(channels: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """(channels, T) to (T,): the mean, or the loudest channel where the mean loses most of the sound, and then its
+    number too, counted from 0."""
+    downmix = Downmix()
+    length = 2**20  # samples at a time
+    blocks = [downmix(channels[:, start : start + length]) for start in range(0, channels.shape[1], length)]
+    loudest = downmix.loudest
+    return np.concatenate(blocks) if loudest is None else channels[loudest], loudest
+
+
+def one_channel_sentence(number: int) -> str:
+    """What a user is told where `mix_down` took one channel, counted from 0."""
+    return f"Of the sound's channels only number {number + 1} was used: in their mean, most of it cancels out."
+
+
+def to_mono(recording) -> torch.Tensor:
+    """One recording, as `to_channels` takes it, to (T,) float32 mono in -1..1, on the CPU; see `mix_down`."""
+    mono, loudest = mix_down(to_channels(recording))
+    if loudest is not None:
+        logger.warning(one_channel_sentence(loudest))
+    return torch.from_numpy(mono)
 
 
 def resample(waveform: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
-    """(..., T) at `rate` hertz, 4,000 or more, to (..., T * new_rate / rate).
+    """(..., T) at `rate` hertz, 4,000 or more, to (..., T * new_rate / rate)."""
+    return torchaudio.functional.resample(waveform, round_rate(rate), new_rate)
 
-    The filter bank grows with both rates over their common divisor: for 44,099 Hz it would take gigabytes. Rounding
-    the rate to 25 Hz bounds it, and shifts the pitch by 0.3 % at the very most.
+
+def round_rate(rate: int) -> int:
+    """A rate that `resample` can bear: its filter bank grows with both rates over their common divisor, and would take
+    gigabytes for 44,099 Hz. Rounding shifts the pitch by 0.3 % at the very most."""
+    step = 25 if rate <= 64_000 else 200 if rate <= 128_000 else 400  # hertz; the usual rates are multiples of it
+    return round(rate / step) * step
+
+
+class BlockResampler:
+    """`resample`, block by block, so that a recording's memory goes by its length and not by its rate.
+
+    The answer is that of the whole: a block is resampled with as much before and after it as the filter sees.
     """
-    return torchaudio.functional.resample(waveform, round(rate / 25) * 25, new_rate)
+
+    def __init__(self, rate: int, new_rate: int):
+        self._rates = rate, new_rate
+        common = math.gcd(round_rate(rate), new_rate)
+        self._old, self._new = round_rate(rate) // common, new_rate // common  # so many samples become so many
+        # torchaudio's filter reaches over 6 zero crossings, of a cutoff at 0.99 of the lower rate's half
+        reach = math.ceil(6 * self._old / (0.99 * min(self._old, self._new)))
+        self._margin = self._old * math.ceil(reach / self._old)
+        self._held: list[np.ndarray] = []
+        self._before = 0  # samples at the beginning of what is held that are there for the filter alone
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        """The next samples (T,) float32, to those of the answer that they make certain."""
+        self._held.append(block)
+        length = sum(map(len, self._held))
+        if self._old == self._new:
+            return self.finish()
+        if length < RESAMPLED_AT_ONCE + 2 * self._margin:
+            return block[:0]
+        samples = np.concatenate(self._held)
+        certain = (length - self._margin) // self._old * self._old
+        answer = self._resample(samples[: certain + self._margin], certain)
+        self._held, self._before = [samples[certain - self._margin :].copy()], self._margin
+        return answer
+
+    def finish(self) -> np.ndarray:
+        """The rest of the answer."""
+        if not self._held:
+            return np.zeros(0, np.float32)
+        samples, self._held = np.concatenate(self._held), []
+        return self._resample(samples)
+
+    def _resample(self, samples: np.ndarray, until: int | None = None) -> np.ndarray:
+        first, last = (None if n is None else n // self._old * self._new for n in (self._before, until))
+        return resample(torch.from_numpy(samples), *self._rates).numpy()[first:last]
 
 
 def fit_length(waveform: torch.Tensor, length: int) -> torch.Tensor:

@@ -24,7 +24,6 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 try:
     from .media_emoclip import (
-        SILENCE_PEAK,
         AudioSource,
         Box,
         FaceDetector,
@@ -34,6 +33,7 @@ try:
         check_box,
         clip_box,
         crop_face,
+        is_silent,
         load_audio,
         load_image,
         scale_box,
@@ -43,7 +43,6 @@ except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from media_emoclip import (
-        SILENCE_PEAK,
         AudioSource,
         Box,
         FaceDetector,
@@ -53,6 +52,7 @@ except ImportError:
         check_box,
         clip_box,
         crop_face,
+        is_silent,
         load_audio,
         load_image,
         scale_box,
@@ -61,6 +61,8 @@ except ImportError:
 
 WINDOW_HOP_SECONDS = 1.5
 MIN_SPEECH_SECONDS = 0.5  # of speech in a window for it to be scored
+#: How a picture lies that so many quarters counter-clockwise put upright.
+TURNED = {1: "lies on its right side", 2: "stands on its head", 3: "lies on its left side"}
 ROWS_PER_FORWARD = 32  # faces or windows that enter the model together: bounds the memory of a 10-minute recording
 
 
@@ -70,7 +72,8 @@ class Faces:
 
     `squares` are what the model is shown; they may reach beyond the picture, and `boxes`, in whole pixels, are their
     parts inside it. `detector` says what found them, as in `FaceResult`. `crops` are the squares cut out, each (S, S,
-    3) uint8. `log_probs` (N, C) is None until they are scored.
+    3) uint8. `log_probs` (N, C) is None until they are scored. All are in pixels of the picture turned by `turns`
+    quarters counter-clockwise, which is none but for a photo that lay on its side or stood on its head.
     """
 
     squares: list[Box]
@@ -78,6 +81,7 @@ class Faces:
     detector: str
     crops: list[np.ndarray]
     log_probs: torch.Tensor | None = None
+    turns: int = 0
 
 
 @dataclass
@@ -109,7 +113,13 @@ class Observation:
         for the voice's label. Some 100 KB, whatever the recording's length."""
         faces, voice = self.faces, self.voice
         if faces is not None:
-            faces = Faces(faces.squares[:1], faces.boxes[:1], faces.detector, faces.crops[:1], faces.log_probs[:1])
+            faces = replace(
+                faces,
+                squares=faces.squares[:1],
+                boxes=faces.boxes[:1],
+                crops=faces.crops[:1],
+                log_probs=faces.log_probs[:1],
+            )
         if voice is not None and voice.log_probs is not None:
             column = list(result.voice.scores).index(result.voice.label)
             best = int(voice.log_probs[:, column].argmax())
@@ -203,17 +213,24 @@ class Recognizer:
         pixels = np.asarray(image)  # (H, W, 3)
         if box is not None:
             observation.faces = self.frame_faces(pixels, [check_box(box, *image.size)], "given")
-        elif squares := self.find_faces(pixels):
-            observation.faces = self.frame_faces(pixels, squares)
-        else:
+            return
+        squares, turns = self.face_detector.find_turned(pixels)
+        if not squares:
             observation.messages.append(
                 "No face was found in the photo: try one where a face is larger, or better lit."
+            )
+            return
+        observation.faces = self.frame_faces(np.rot90(pixels, turns), squares)
+        observation.faces.turns = turns
+        if turns:
+            observation.messages.append(
+                f"The photo {TURNED[turns]}: it was turned, and boxes are in pixels of the turned photo."
             )
 
     def _observe_voice(self, observation: Observation, source: AudioSource) -> None:
         samples, notes = load_audio(source, SpeechDetector.sampling_rate)
         observation.messages += notes
-        if np.ptp(samples) / 2 < SILENCE_PEAK:
+        if is_silent(samples):
             observation.messages.append("The recording is silent: check the microphone and record again.")
             return
         voice = self.find_voice(samples)

@@ -38,8 +38,8 @@ class FaceResult(Emotion):
     """The largest face.
 
     `box` is the part inside the picture of the square that the model saw: x, y, width, height in pixels of the
-    upright image. `detector` is "yunet", "haar", or "given" for the caller's own box. `others` are the remaining
-    faces, largest first.
+    upright image; of a photo that lay on its side or stood on its head, which a message says, of the photo turned.
+    `detector` is "yunet", or "given" for the caller's own box. `others` are the remaining faces, largest first.
     """
 
     box: Box

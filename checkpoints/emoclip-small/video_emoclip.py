@@ -16,7 +16,6 @@ import bisect
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,15 +25,9 @@ import torch
 from torchvision.ops import box_iou
 
 try:
-    from .media_emoclip import (
-        AUDIO_CONTAINERS,
-        SILENCE_PEAK,
-        Box,
-        InputError,
-        SpeechDetector,
-        moving_picture,
-        open_file,
-    )
+    from .files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
+    from .media_emoclip import Box, InputError, SpeechDetector
+    from .processing_emoclip import mix_down, one_channel_sentence
     from .recognizer_emoclip import (
         MIN_SPEECH_SECONDS,
         ROWS_PER_FORWARD,
@@ -46,15 +39,9 @@ try:
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
-    from media_emoclip import (
-        AUDIO_CONTAINERS,
-        SILENCE_PEAK,
-        Box,
-        InputError,
-        SpeechDetector,
-        moving_picture,
-        open_file,
-    )
+    from files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
+    from media_emoclip import Box, InputError, SpeechDetector
+    from processing_emoclip import mix_down, one_channel_sentence
     from recognizer_emoclip import MIN_SPEECH_SECONDS, ROWS_PER_FORWARD, WINDOW_HOP_SECONDS, Recognizer, mean_log_probs
     from results_emoclip import Emotion, FusedResult, PosteriorFilter
 try:
@@ -70,13 +57,14 @@ SEARCH_SIDE = 400  # pixels of the longer side of the pictures that faces are lo
 MAX_FACES = 8  # of one picture, largest first
 FACE_HALF_LIFE = 0.5  # seconds
 TRACK_IOU = 0.3  # overlap from which a face is the one that was there before
+TURN_CHECKS, TURN_CHECK_STEP = 5, 10  # pictures that are looked at turned too, and how many lie from one to the next
 TRACK_MEMORY = 1.0  # seconds for which a face may be out of sight and keep its id
 MIN_FACE_SAMPLES = 3  # fewer are a detector's mistake, or somebody passing
 VOICE_BLOCK_SECONDS = 30.0
 CONFLICT_GAP_SECONDS = 0.6  # conflicts that lie no farther apart are one
 MIN_CONFLICT_SECONDS = 1.0
 
-VideoSource = str | os.PathLike | bytes
+VideoSource = FileSource
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -229,7 +217,8 @@ class VideoReader:
 
     Iterating gives (time, frame): the seconds since the video's start, and PyAV's `VideoFrame` or `AudioFrame`.
     `sound_channels` (0 without sound) and `size` (the upright width and height, None before the first frame) say what
-    there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read.
+    there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read. Of
+    several sound tracks the first that is not silent is read, and `note` says which; it is None where there is one.
 
     Raises:
         InputError: it is no video or sound, or is too long or too large.
@@ -242,12 +231,10 @@ class VideoReader:
         self._file = open_file(source, "video")
         try:
             self._bytes = self._file.seek(0, io.SEEK_END)
-            self._file.seek(0)
-            options = {"format_whitelist": AUDIO_CONTAINERS, "protocol_whitelist": ""}
-            self._container = av.open(self._file, options=options, metadata_errors="replace")
-            streams = (moving_picture(self._container), *self._container.streams.audio[:1])
+            self._container, sound, self.note = open_sound(self._file)
+            streams = (moving_picture(self._container), sound)
             usable = [stream for stream in streams if stream is not None and stream.codec_context is not None]
-        except (av.FFmpegError, ValueError):
+        except DECODE_ERRORS:
             self._file.close()
             raise _unreadable() from None
         self._streams = usable
@@ -287,7 +274,7 @@ class VideoReader:
         for packet in self._packets():
             try:
                 frames = packet.decode()
-            except (av.FFmpegError, ValueError):
+            except DECODE_ERRORS:
                 self.damaged = True  # what follows may be whole again
                 continue
             for frame in frames:
@@ -298,7 +285,7 @@ class VideoReader:
     def _packets(self) -> Iterator[Any]:
         try:
             yield from self._container.demux(self._streams)
-        except (av.FFmpegError, ValueError):
+        except DECODE_ERRORS:
             self.damaged = True
 
     def _time(self, frame: Any) -> float:
@@ -409,16 +396,25 @@ class FaceTimeline:
         self._pending: list[tuple[int, float, Box, np.ndarray]] = []  # id, time, box, crop: not scored yet
         self._tracks: dict[int, list[tuple[float, Box, torch.Tensor]]] = {}  # time, box, smoothed log-posterior (C,)
         self._sums: dict[int, torch.Tensor] = {}  # of log-posteriors (C,)
+        self._pictures = self._turned = 0
 
     def add_frame(self, time: float, pixels: np.ndarray, size: tuple[int, int]) -> None:
         """Adds a picture (H, W, 3) uint8 of a time in seconds. `size` is the video's own width and height, in whose
         pixels boxes are given."""
         squares = self._recognizer.find_faces(pixels, SEARCH_SIDE)[:MAX_FACES]
+        if self._pictures % TURN_CHECK_STEP == 0 and self._pictures < TURN_CHECKS * TURN_CHECK_STEP:
+            self._turned += self._recognizer.face_detector.find_turned(pixels)[1] > 0
+        self._pictures += 1
         faces = self._recognizer.frame_faces(pixels, squares, size=size)
         for id, box, crop in zip(self._tracker(squares, time), faces.boxes, faces.crops):
             self._pending.append((id, time, box, crop))
         if len(self._pending) >= ROWS_PER_FORWARD:
             self._score()
+
+    @property
+    def lies(self) -> bool:
+        """Whether most of the pictures that were looked at for it lie on their side or stand on their head."""
+        return 2 * self._turned > min(TURN_CHECKS, math.ceil(self._pictures / TURN_CHECK_STEP))
 
     def _score(self) -> None:
         log_probs = self._recognizer.face_log_probs([crop for *_, crop in self._pending])
@@ -454,30 +450,38 @@ class VoiceTimeline:
 
     def __init__(self, recognizer: Recognizer):
         self._recognizer = recognizer
-        self._resample = Resampler(format="flt", layout="mono", rate=self.rate) if av is not None else None
+        self._resample: Resampler | None = None
+        self._channels = 0
         self._window = recognizer.window_seconds
-        self._blocks: list[np.ndarray] = []  # the sound that is held
+        self._blocks: list[np.ndarray] = []  # the sound that is held, (channels, T) each
         self._start = self._end = 0  # its first sample's number, and the number after its last
         self._next = 0  # the number of the next window
         self._judged = 0.0  # seconds up to which speech has been looked for
         self.loud = False
+        self.note: str | None = None  # where one channel is used instead of the mean
         self.segments: list[tuple[float, float]] = []
         self.centres: list[float] = []  # of the scored windows
         self.log_probs: list[torch.Tensor] = []  # of the same, (n, C) each
 
     def add_audio(self, time: float, frame: "av.AudioFrame") -> None:
         """Adds a piece of sound that starts at a time in seconds."""
+        if self._resample is None:
+            self._channels = 1 if frame.layout.nb_channels == 1 else 2
+            layout = "mono" if self._channels == 1 else "stereo"
+            self._resample = Resampler(format="fltp", layout=layout, rate=self.rate)
         missing = round(time * self.rate) - self._end
         if missing > self.rate // 10:  # sound that starts late, or a gap in it
-            self._append(np.zeros(missing, np.float32))
+            self._append(np.zeros((self._channels, missing), np.float32))
         for block in self._resample(frame):
-            self._append(block.to_ndarray()[0])  # (1, T) -> (T,)
+            self._append(block.to_ndarray())
 
     def _append(self, samples: np.ndarray) -> None:
         samples = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
-        self.loud = self.loud or bool(np.ptp(samples) / 2 >= SILENCE_PEAK)
+        if samples.shape[1] == 0:
+            return
+        self.loud = self.loud or bool(np.ptp(samples, axis=1).max() / 2 >= SILENCE_PEAK)
         self._blocks.append(samples)
-        self._end += len(samples)
+        self._end += samples.shape[1]
         if self._end - self._start >= VOICE_BLOCK_SECONDS * self.rate:
             self._score()
 
@@ -486,7 +490,10 @@ class VoiceTimeline:
 
         Speech near the end of the sound that is held is looked for again, with what follows.
         """
-        samples, begin, end = np.concatenate(self._blocks), self._start / self.rate, self._end / self.rate
+        channels, begin, end = np.concatenate(self._blocks, 1), self._start / self.rate, self._end / self.rate
+        samples, loudest = mix_down(channels)
+        if loudest is not None:
+            self.note = one_channel_sentence(loudest)
         limit = end if last else end - WINDOW_HOP_SECONDS
         starts = []
         while (start := self._next * WINDOW_HOP_SECONDS) + self._window < limit:
@@ -507,7 +514,7 @@ class VoiceTimeline:
         self._judged = limit
         # In whole samples and in a copy, so that the rest can be freed.
         keep = min(round(self._next * WINDOW_HOP_SECONDS * self.rate), self._end)
-        self._blocks, self._start = [samples[keep - self._start :].copy()], keep
+        self._blocks, self._start = [channels[:, keep - self._start :].copy()], keep
 
     @property
     def has_sound(self) -> bool:
@@ -572,7 +579,7 @@ def _assemble(recognizer: Recognizer, video: VideoReader, faces: FaceTimeline, v
     people, face_mean = faces.people()
     voice_mean = mean_log_probs(torch.cat(voice.log_probs)) if voice.log_probs else None
     result = VideoResult(video.seconds, *(video.size or (None, None)), people=people, segments=voice.segments)
-    result.messages = _messages(video, voice, people)
+    result.messages = _messages(video, faces, voice, people)
     result.detector = recognizer.face_detector.name if video.size else None
     if face_mean is None and voice_mean is None:
         return result
@@ -625,7 +632,7 @@ def _stretches(flags: list[bool]) -> Iterator[tuple[int, int]]:
             first = None
 
 
-def _messages(video: VideoReader, voice: VoiceTimeline, people: list[Person]) -> list[str]:
+def _messages(video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline, people: list[Person]) -> list[str]:
     messages = []
     if video.damaged:
         messages.append(f"The video is damaged: only what could be read of its first {video.seconds:.1f} s was used.")
@@ -633,6 +640,9 @@ def _messages(video: VideoReader, voice: VoiceTimeline, people: list[Person]) ->
         messages.append("The file has no moving picture: only its sound was used.")
     elif not people:
         messages.append("No face was found in the video: try one where a face is larger, or better lit.")
+    if faces.lies:
+        messages.append("The video lies on its side or stands on its head: turn it upright and give it again.")
+    messages += [note for note in (video.note, voice.note) if note is not None]
     if not video.sound_channels:
         messages.append("The video has no sound: only the faces in it were used.")
     elif not voice.loud:
