@@ -51,6 +51,7 @@ CODES = {"angry": "ANG", "disgust": "DIS", "fear": "FEA", "happy": "HAP", "neutr
 #: One actor of each fold.
 ACTORS = (1001, 1019, 1037, 1055, 1073)
 SIZE, RATE = (640, 360), 24
+JSON = {"Content-Type": "application/json"}
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 SWITCHES = [
@@ -180,6 +181,15 @@ def huge_png(side: int = 30_000) -> bytes:
     header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
     rows = zlib.compress(bytes((1 + (side + 7) // 8) * side), 1)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def scan_bomb(size: tuple[int, int] = (4000, 4000), scans: int = 4000) -> bytes:
+    """A progressive JPEG of a few KB that asks for thousands of looks at its pixels."""
+    file = io.BytesIO()
+    Image.new("L", size).save(file, "JPEG", progressive=True)
+    jpeg = file.getvalue()
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x05\x00"  # one component, its coefficients 1 to 5, of which none follow
+    return jpeg[:-2] + scans * scan + jpeg[-2:]
 
 
 @functools.cache

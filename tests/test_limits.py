@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 from gradio.utils import get_upload_folder
-from helpers import ASTRONAUT
+from helpers import ASTRONAUT, JSON, scan_bomb
 from PIL import Image
 
 import demo.words
@@ -18,22 +18,11 @@ from demo.uploads import uploaded
 from demo.work import check_photo, count_scans
 from media_emoclip import InputError
 
-JSON = {"Content-Type": "application/json"}
-
 
 def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes:
     file = io.BytesIO()
     Image.effect_noise(size, 60).convert("RGB").save(file, format, **options)
     return file.getvalue()
-
-
-def scan_bomb(size: tuple[int, int] = (4000, 4000), scans: int = 4000) -> bytes:
-    """A progressive JPEG of a few KB that asks for thousands of looks at its pixels."""
-    file = io.BytesIO()
-    Image.new("L", size).save(file, "JPEG", progressive=True)
-    jpeg = file.getvalue()
-    scan = b"\xff\xda\x00\x08\x01\x01\x00\x01\x05\x00"  # one component, its coefficients 1 to 5, of which none follow
-    return jpeg[:-2] + scans * scan + jpeg[-2:]
 
 
 def tiff_of(jpeg: bytes, size: tuple[int, int]) -> bytes:

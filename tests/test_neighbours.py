@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
-from helpers import ASTRONAUT, ROOT, one_person, write_video
+from helpers import ASTRONAUT, JSON, ROOT, one_person, scan_bomb, write_video
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -27,7 +27,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.testclient import TestClient
-from test_limits import JSON, scan_bomb
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
