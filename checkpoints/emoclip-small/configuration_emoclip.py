@@ -352,7 +352,7 @@ class EmoCLIPConfig(PreTrainedConfig):
             raise ValueError(f"`loss_weights` has no term named {unknown}.")
 
 
-#: Text tower of `small`: some 1.4 M parameters behind a byte-level vocabulary trained on the prompts.
+#: Text tower of `small`: some 1.5 M parameters behind a byte-level vocabulary trained on the prompts.
 SMALL_TEXT_CONFIG = {
     "vocab_size": 1024,
     "hidden_size": 192,
