@@ -24,7 +24,7 @@ from pipeline_emoclip import TASK
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
 
 #: The files that take longest. The workers begin with them, so that none is left with one of them at the end.
-SLOWEST = ("test_hub", "test_app_browser", "test_app_video_browser", "test_pipeline", "test_train", "test_export")
+SLOWEST = ("test_hub", "test_app_browser", "test_train", "test_app_video_browser", "test_pipeline", "test_export")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
@@ -51,20 +51,11 @@ def pipeline_of_this_tree():
 
 
 @pytest.fixture(scope="session")
-def yunet() -> str | None:
-    """YuNet's file where it lies beside the data, None elsewhere."""
-    file = Path(os.environ.get("EMOCLIP_DATA", "")).parent / "models" / "yunet_n_320_320.onnx"
-    return str(file) if file.is_file() else None
-
-
-@pytest.fixture(scope="session")
-def app(checkpoint, yunet, tmp_path_factory):
+def app(checkpoint, tmp_path_factory):
     """The demo's module, on the checkpoint, with uploads in a folder of its own: whoever runs another demo on this
     machine deletes what it takes for its own visitors' files."""
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("uploads"))
     os.environ["EMOCLIP_MODEL"] = str(checkpoint)
-    if yunet:
-        os.environ["EMOCLIP_YUNET"] = yunet
     import app
 
     return app

@@ -36,7 +36,7 @@ def test_photo_and_recording(client):
     result = analyze(client, ASTRONAUT, READING)
     assert list(result) == ["face", "voice", "fused", "agreement", "messages"]
     assert list(result["fused"]["scores"]) == LABELS
-    assert len(result["face"]["box"]) == 4 and result["face"]["detector"] in ("yunet", "haar")
+    assert len(result["face"]["box"]) == 4 and result["face"]["detector"] == "yunet"
     assert result["voice"]["segments"] and result["voice"]["scores"]["surprise"] is None
     assert isinstance(result["agreement"], float)
     assert result["messages"] == []

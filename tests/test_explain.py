@@ -15,9 +15,9 @@ from results_emoclip import EmotionResult
 
 
 @pytest.fixture(scope="module")
-def recognizer(checkpoint, yunet) -> Recognizer:
+def recognizer(checkpoint) -> Recognizer:
     model = EmoCLIPForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    return Recognizer(model, EmoCLIPProcessor.from_pretrained(checkpoint), yunet)
+    return Recognizer(model, EmoCLIPProcessor.from_pretrained(checkpoint))
 
 
 @pytest.fixture(scope="module")

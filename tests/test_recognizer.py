@@ -23,9 +23,9 @@ TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
 
 
 @pytest.fixture(scope="module")
-def recognizer(checkpoint, yunet) -> Recognizer:
+def recognizer(checkpoint) -> Recognizer:
     model = EmoCLIPForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    return Recognizer(model, EmoCLIPProcessor.from_pretrained(checkpoint), yunet)
+    return Recognizer(model, EmoCLIPProcessor.from_pretrained(checkpoint))
 
 
 # --- Windows

@@ -36,11 +36,10 @@ COLOURS = dict.fromkeys(LABELS, "#E69F00")
 
 
 @pytest.fixture(scope="module")
-def pipe(checkpoint, yunet) -> EmotionRecognitionPipeline:
+def pipe(checkpoint) -> EmotionRecognitionPipeline:
     return EmotionRecognitionPipeline(
         model=EmoCLIPForEmotionClassification.from_pretrained(checkpoint, dtype=torch.float32),
         processor=EmoCLIPProcessor.from_pretrained(checkpoint),
-        face_detector=yunet,
     )
 
 
