@@ -44,7 +44,8 @@ def open_video(open_page):
 def add(page, file: Path) -> None:
     with page.expect_response(lambda response: "/upload" in response.url):
         page.locator("#video input[type=file]").set_input_files(file)
-    expect(page.locator("#video").get_by_label("Clear")).to_have_count(1)  # while it loads there may be two
+    # While it loads there may be two, on a busy machine for longer than the five seconds of every expectation.
+    expect(page.locator("#video").get_by_label("Clear")).to_have_count(1, timeout=60_000)
 
 
 def analyze(page) -> None:
