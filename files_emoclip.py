@@ -46,6 +46,7 @@ CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,flac,wav,w64,aac,aif
 DECODE_ERRORS = (ValueError, IndexError) if av is None else (av.FFmpegError, ValueError, IndexError)
 SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's own noise
 LFS_POINTER = b"version https://git-lfs"  # what stands in the place of a file that git-lfs has not fetched
+MAX_SOUND_TRACKS = 8  # that are looked at, each to its first sound; a film has as many languages
 SHOWN_NAME = 80  # letters of a path that a sentence repeats
 
 #: For what cannot be told by content, because it is damaged or missing: the suffixes of recordings and of videos.
@@ -194,7 +195,7 @@ def open_sound(data: io.BufferedIOBase) -> tuple[Any, Any | None, str | None]:
     if count < 2:
         return container, next(iter(container.streams.audio), None), None
     container.close()
-    number = next((i for i in range(count) if _is_heard(data, i)), 0)
+    number = next((i for i in range(min(count, MAX_SOUND_TRACKS)) if _is_heard(data, i)), 0)
     container = open_container(data)
     return container, container.streams.audio[number], f"Of {count} sound tracks, number {number + 1} was used."
 

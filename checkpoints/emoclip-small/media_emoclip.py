@@ -382,7 +382,7 @@ def _read_recording(data: io.BufferedIOBase, sampling_rate: int, notes: list[str
         if empty is not None:
             return empty
         raise InputError(
-            "The recording is not a sound file that can be read: choose a WAV, FLAC, OGG, MP3, WebM or MP4."
+            "The recording is not a sound file that can be read: choose a WAV, FLAC, OGG, MP3 or M4A."
         ) from None
 
 
