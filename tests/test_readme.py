@@ -36,7 +36,7 @@ README, IN_YOUR_CODE, DEMO, AUDIOCLIP = (
 )
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 MAX_README_BYTES = 10_000
-FOLDERS_OF_YOURS = {"fer2013/", "cremad_mel/", "test/"}  # with data
+FOLDERS_OF_YOURS = {"fer2013/", "cremad_mel/", "voice_samples/", "test/"}  # with data
 START_SECONDS = 120  # for the demo, on a busy machine
 
 #: The test file that runs a program to the end. None: it measures, with real data or on an idle machine.

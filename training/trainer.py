@@ -185,6 +185,8 @@ class EmoCLIPTrainer(Trainer):
         if self.average is None:
             return super()._save(output_dir, state_dict)
         super()._save(output_dir, self.average.state_dict())
+        if not self.args.should_save:  # the Trainer asks every process, of which one writes
+            return
         live = {name: value.contiguous() for name, value in self.model.state_dict().items()}
         save_file(live, Path(output_dir) / self.live_weights)
 
