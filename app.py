@@ -64,10 +64,9 @@ def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
     print(f"Loading {model}", flush=True)
     try:
         pipe = hub.load_pipeline(model, device="cpu" if ZERO_GPU else None)
-        figures = hub.fetch(model) / "results.json"
     except hub.HubError as error:
         raise SystemExit(f"EMOCLIP_MODEL: {error}") from None
-    return pipe, read_figures(figures)
+    return pipe, read_figures(Path(pipe.model.name_or_path) / "results.json")  # of the folder that it was loaded from
 
 
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)

@@ -43,7 +43,8 @@ def voice_tensors(voices: Dataset | None, extractor: VoiceExtractor) -> tuple[to
 
 
 class FaceVoiceDataset(torch.utils.data.Dataset):
-    """Rows with a face, a voice, or both of the same label, and a prompt for that label.
+    """Rows with a face, a voice, or both of the same label, and a prompt for that label: for evaluation, and what
+    `TrainingDataset` is made from.
 
     FER-2013 and CREMA-D share no people, so a pair can only mean that the emotions are equal. Every epoch has new
     rows, drawn by `draw_rows` from the seed and the epoch alone. They are in random order already: read them in order.
@@ -208,8 +209,8 @@ def draw_rows(
 def stratified_order(kinds: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """A random order (n,) in which every part, such as a batch, has about the same share of each of `kinds` (n,).
 
-    Batches then have nearly equal numbers of faces, and of voices: batch norm sees batches of one size, and a GPU
-    prepares its convolutions once.
+    The contrastive losses of an evaluation are those within its batches: each compares about as many faces with as
+    many voices.
     """
     places = torch.empty(len(kinds), dtype=torch.float64)
     for kind in kinds.unique():
