@@ -15,6 +15,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="emoclip-demo-", dir=fol
 if os.environ.get("SPACE_ID"):  # whose proxy tells who asks; it has an address of its network
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "127.0.0.1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16")
 os.environ.setdefault("TQDM_POSITION", "-1")  # what is downloaded shows its progress in a Space's log too
-if ZERO_GPU := bool(os.environ.get("SPACES_ZERO_GPU")):
-    import spaces  # before torch
+try:
+    import spaces  # on a Space, before torch: it lends GPUs
+except ImportError:
+    spaces = None
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -39,12 +42,15 @@ import hub
 from demo import limits
 from demo.about import about_tab, read_figures
 from demo.guard import Demo, Guard, lifespan
+from demo.head import TITLE, use_own_head
 from demo.live import Live, live_tab
-from demo.page import HEADER, STATIC, THEME, script
+from demo.page import ASSETS, HEADER, STATIC, THEME, script
 from demo.photo import photo_tab
 from demo.uploads import PHOTOS, RECORDINGS
 from demo.video import video_tab
+from demo.why import why_view
 from demo.words import words_tab
+from demo.zero_gpu import lend
 from pipeline_emoclip import EmotionRecognitionPipeline
 
 MODEL = os.environ.get("EMOCLIP_MODEL") or str(Path(__file__).parent / "checkpoints" / "emoclip-small")
@@ -58,23 +64,25 @@ HOSTS = [*LOCAL, *filter(None, os.environ.get("EMOCLIP_HOSTS", "").split(","))] 
 def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
     """The pipeline of a checkpoint, a local folder or a Hub id, and its own figures, empty where it has none.
 
-    On ZeroGPU it stays on the CPU: it is small, and a GPU would be lent to it, and counted, frame by frame.
+    On ZeroGPU it stays on the CPU, see demo/zero_gpu.py.
     """
     model = os.path.expanduser(model)
     print(f"Loading {model}", flush=True)
     try:
-        pipe = hub.load_pipeline(model, device="cpu" if ZERO_GPU else None)
+        pipe = hub.load_pipeline(model, device="cpu" if os.environ.get("SPACES_ZERO_GPU") else None)
     except hub.HubError as error:
         raise SystemExit(f"EMOCLIP_MODEL: {error}") from None
     return pipe, read_figures(Path(pipe.model.name_or_path) / "results.json")  # of the folder that it was loaded from
 
 
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
-if ZERO_GPU:
-    spaces.GPU(load)  # a Space there must have a function that may be lent one
+use_own_head()
 
 pipe, RESULTS = load(MODEL)
 live = Live(pipe.recognizer)
+why = partial(why_view, pipe.recognizer)
+if spaces is not None:
+    why = lend(spaces.GPU, why, pipe.model)
 # Whatever is loaded or built on first use, is so now.
 pipe(image=PHOTOS["astronaut"], audio=RECORDINGS["reading-short"])
 pipe.compare_words(["relieved"], image=PHOTOS["astronaut"])
@@ -86,14 +94,14 @@ LAUNCH = {
     "ssr_mode": False,
     "mcp_server": True,
     "app_kwargs": {
-        "routes": [live.route],
+        "routes": [live.route, ASSETS],
         "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS), Middleware(Guard)],
         "lifespan": lifespan,
     },
 }
 
 with Demo(
-    title="EmoCLIP: what a face and a voice express",
+    title=TITLE,
     analytics_enabled=False,
     delete_cache=(limits.UPLOADS_CHECKED_SECONDS, limits.UPLOADS_KEPT_SECONDS),
 ) as demo:
@@ -102,14 +110,15 @@ with Demo(
         with gr.Tab("Live", id="live"):
             live_tab(live)
         with gr.Tab("Photo and voice", id="photo"):
-            photo_tab(pipe.recognizer)
-        with gr.Tab("Video", id="video-tab"):
+            photo_tab(pipe.recognizer, why)
+        with gr.Tab("Video", id="video"):
             video_tab(pipe.recognizer)
         with gr.Tab("Words", id="words"):
             words_tab(pipe, RESULTS)
         with gr.Tab("About", id="about"):
             about_tab(pipe.model.config, RESULTS)
-    demo.load(None, js=script("announce.js"))
+    for file in ("announce.js", "addresses.js"):
+        demo.load(None, js=script(file))
 
 demo.queue(max_size=limits.MAX_QUEUE, default_concurrency_limit=2)
 

@@ -313,7 +313,7 @@ def live_view() -> str:
       <div class="hearing"><span class="heard">microphone off</span>
         <div class="level" aria-hidden="true"><i></i></div></div>
     </div>
-    <p class="promise">Pictures and sound are answered from memory: nothing is saved, and nobody sees them.</p>
+    <p class="promise">Pictures and sound go to this server, are answered from memory, and are never saved.</p>
   </div>
   <div class="answer">
     <div class="verdict" style="--colour:#8F8F99"><div class="glyphs">{glyph("neutral")}</div>

@@ -1,12 +1,18 @@
 """What belongs to no tab: the theme, the header, the browser's files, and the queue in which visitors wait."""
 
+import hashlib
 from pathlib import Path
 
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from demo.emotions import COLOURS, glyph
 
 STATIC = Path(__file__).parent / "static"
+FILES = {file.name: file for file in sorted(STATIC.iterdir()) if file.is_file()}
+VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in FILES.values())).hexdigest()[:12]
 MODEL_QUEUE = "model"  # the concurrency_id of whatever asks the model for a photo or a recording
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
@@ -23,7 +29,7 @@ THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from else
     button_primary_background_fill="#4338ca",
     button_primary_background_fill_hover="#3730a3",
     button_primary_background_fill_dark="#5b54e0",
-    button_primary_background_fill_hover_dark="#6d67ea",
+    button_primary_background_fill_hover_dark="#4f48d8",
     button_large_text_size="1.1rem",
 )
 
@@ -38,6 +44,22 @@ HEADER = f"""
 def script(name: str) -> str:
     """One of the browser's files."""
     return (STATIC / name).read_text()
+
+
+def asset(name: str) -> str:
+    """The address of one of the browser's files, from the page's base. It changes with the files: a browser may keep
+    them, and never mixes two versions."""
+    return f"look/{VERSION}/{FILES[name].name}"
+
+
+async def _serve(request: Request) -> Response:
+    file = FILES.get(request.path_params["name"])
+    if file is None:
+        return PlainTextResponse("There is no such file.", 404)
+    return FileResponse(file, headers={"Cache-Control": "public, max-age=31536000, immutable"})
+
+
+ASSETS = Route("/look/{version}/{name}", _serve)
 
 
 def scroll_to(element: str) -> str:

@@ -10,9 +10,9 @@ from PIL import Image
 from demo.emotions import COLOURS, EmotionJSON, ink
 from demo.page import MODEL_QUEUE, scroll_to
 from demo.spectrogram import spectrogram_view
-from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, uploaded
+from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
 from demo.views import bar, bars, embedded, messages, percent, placeholder, verdict
-from demo.why import Answered, close_up, why_view
+from demo.why import Answered, close_up
 from media_emoclip import InputError
 from recognizer_emoclip import Observation, Recognizer
 from results_emoclip import EmotionResult, FaceResult, OtherFace
@@ -43,8 +43,8 @@ class ResultJSON(TypedDict):
     messages: list[str]
 
 
-def photo_tab(recognizer: Recognizer) -> None:
-    """The tab's layout, its handlers and its endpoint."""
+def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> None:
+    """The tab's layout, its handlers and its endpoint. `why` is `why_view` of this recognizer."""
     output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
     with gr.Row():
         with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
@@ -65,20 +65,23 @@ def photo_tab(recognizer: Recognizer) -> None:
             ask = gr.Button("Why this answer?", visible=False, elem_id="ask-why")
             reasons = gr.HTML("", elem_id="why", padding=False)
     answered = gr.State(None)
-    for asked in (button.click, example.then):
+    shown = [output, ask, reasons, answered]
+    runs = [
         asked(
             partial(answer, recognizer),
             [photo, recording],
-            [output, ask, reasons, answered],
+            shown,
             api_visibility="private",
             concurrency_id=MODEL_QUEUE,
             show_progress_on=output,
         )
+        for asked in (button.click, example.then)
+    ]
     # Apart from the answer, which should not wait for it.
-    told = ask.click(
-        partial(why_view, recognizer), answered, reasons, api_visibility="private", concurrency_id=MODEL_QUEUE
-    )
+    told = ask.click(why, answered, reasons, api_visibility="private", concurrency_id=MODEL_QUEUE)
     told.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
+    for source in (photo, recording):
+        taken_back(source, lambda: (EMPTY, gr.update(visible=False), "", None), shown, [*runs, told])
     output.change(None, js=scroll_to("answer"))
     gr.api(analyze_endpoint(recognizer), api_name="analyze", concurrency_id=MODEL_QUEUE)
 

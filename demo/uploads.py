@@ -2,6 +2,7 @@
 uploads."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -103,3 +104,15 @@ def one_click(examples: dict[str, list], inputs: list[gr.Component]) -> Dependen
     for component in inputs:  # Gradio counts its copies of recordings among the visitors' files, which are deleted
         component.keep_in_cache |= component.temp_files
     return shown.load_input_event
+
+
+def taken_back(
+    source: gr.Image | gr.Audio | gr.Video,
+    empty: Callable[[], object],
+    shown: list[gr.Component],
+    runs: list[Dependency],
+) -> None:
+    """What is removed takes its answer along: `shown` is as `empty` gives it, and what still runs is given up."""
+    source.clear(None, None, None, cancels=runs, api_visibility="private").then(
+        empty, None, shown, api_visibility="private", queue=False
+    )

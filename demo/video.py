@@ -17,7 +17,7 @@ from demo.emotions import COLOURS, EmotionJSON
 from demo.limits import MAX_UPLOAD, MAX_VIDEO_WORK_SECONDS
 from demo.page import script, scroll_to
 from demo.timeline import above_view, below_view
-from demo.uploads import EXAMPLES, one_click, uploaded
+from demo.uploads import EXAMPLES, one_click, taken_back, uploaded
 from demo.views import messages, percent, placeholder
 from demo.work import check_video, for_at_most
 from media_emoclip import InputError
@@ -141,6 +141,7 @@ def video_tab(recognizer: Recognizer) -> None:
         api_visibility="private",
         queue=False,
     )
+    taken_back(video, lambda: (EMPTY, HIDDEN, "", gr.update(interactive=False)), [*outputs, cancel], runs)
     player.change(None, js=script("keep_playing.js"))
     # Programs have a queue of their own: one of them may send many videos, a visitor of the page sends one at a time.
     gr.api(

@@ -10,7 +10,7 @@ import gradio as gr
 from demo.emotions import COLOURS
 from demo.limits import MAX_WORD_LENGTH, MAX_WORDS
 from demo.page import MODEL_QUEUE, scroll_to
-from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, uploaded
+from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
 from demo.views import messages, placeholder, signed
 from media_emoclip import InputError
 from pipeline_emoclip import EmotionRecognitionPipeline, WordCloseness, WordsResult
@@ -61,7 +61,7 @@ def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None
             )
         with gr.Column(scale=6, min_width=320):
             output.render()
-    for asked in (button.click, text.submit, example.then):
+    runs = [
         asked(
             partial(answer, pipe, held_out_note(results)),
             [text, photo, recording],
@@ -69,6 +69,10 @@ def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None
             api_visibility="private",
             concurrency_id=MODEL_QUEUE,
         )
+        for asked in (button.click, text.submit, example.then)
+    ]
+    for source in (photo, recording):
+        taken_back(source, lambda: EMPTY, [output], runs)
     output.change(None, js=scroll_to("words-answer"))
     gr.api(compare_words_endpoint(pipe), api_name="compare_words", concurrency_id=MODEL_QUEUE)
 
@@ -183,7 +187,7 @@ def _word(word: WordCloseness, result: WordsResult, sources: list[Source]) -> st
             f'<span class="track" aria-hidden="true"><i style="width:{position:.0f}%"></i></span>'
             f'<span class="score">{signed(cosine)}</span></div>'
         )
-    return f'<li><p class="word">{html.escape(word.word)}{mark}</p>{tracks}</li>'
+    return f'<li><h2 class="word">{html.escape(word.word)}{mark}</h2>{tracks}</li>'
 
 
 def _position(cosine: float, name: Source, result: WordsResult) -> float:

@@ -109,12 +109,12 @@ def open_page(browser, server):
     """Opens one of the demo's tabs: open_page(tab, viewport=..., color_scheme=..., browser=...) -> page."""
     contexts = []
 
-    def open_page(tab: str = "Photo and voice", browser=browser, **options):
+    def open_page(tab: str = "Photo and voice", browser=browser, address: str = server, **options):
         options = {"viewport": DESKTOP, "permissions": ["camera", "microphone"], **options}
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
         page.set_default_timeout(30_000)
-        page.goto(server)
+        page.goto(address)
         open_tab(page, tab)
         return page
 

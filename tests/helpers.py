@@ -335,6 +335,26 @@ def open_tab(page, tab: str) -> None:
     sync_api.expect(page.locator(FIRST_SEEN[tab])).to_be_visible()
 
 
+def add_file(page, box: str, file: Path) -> None:
+    """Put a file into "photo" or "recording" and wait until the server has it."""
+    with page.expect_response(lambda response: "/upload" in response.url):
+        page.locator(f"#{box} input[type=file]").set_input_files(file)
+    remove_button(page, box).wait_for()
+
+
+def remove_button(page, box: str):
+    return page.locator(f"#{box}").get_by_label("Remove Image" if box == "photo" else "Clear", exact=True)
+
+
+def violations(page) -> list[str]:
+    """What axe-core finds wrong with the page for those who use it otherwise than by sight and mouse. Gradio's footer
+    and its player of recordings are not ours."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, {"exclude": [["footer"], ["#recording"], ["#words-recording"]]}).response["violations"]
+    return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]
+
+
 def contrast(page, selector: str) -> float:
     """WCAG's contrast of an element's text with the page or card behind it."""
     colours = page.locator(selector).first.evaluate(

@@ -18,9 +18,12 @@ from helpers import (
     PHONE,
     READING,
     SHORT_READING,
+    add_file,
     contrast,
     open_tab,
     playing,
+    remove_button,
+    violations,
 )
 from PIL import Image
 
@@ -30,17 +33,6 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests 
 pytestmark = pytest.mark.skipif(
     not Path(CHROMIUM).exists(), reason="the browser tests need chromium: apt-get install chromium"
 )
-
-
-def add(page, box: str, file: Path) -> None:
-    """Put a file into "photo" or "recording" and wait until the server has it."""
-    with page.expect_response(lambda response: "/upload" in response.url):
-        page.locator(f"#{box} input[type=file]").set_input_files(file)
-    sync_api.expect(remove_button(page, box)).to_be_visible()
-
-
-def remove_button(page, box: str):
-    return page.locator(f"#{box}").get_by_label("Remove Image" if box == "photo" else "Clear", exact=True)
 
 
 def analyze(page) -> None:
@@ -70,8 +62,8 @@ def expect_face_boxed(page) -> None:
 
 def test_photo_and_recording(open_page):
     page = open_page()
-    add(page, "photo", ASTRONAUT)
-    add(page, "recording", READING)
+    add_file(page, "photo", ASTRONAUT)
+    add_file(page, "recording", READING)
     analyze(page)
     expect_scores(page, "Face", "Voice", "Together")
     expect_face_boxed(page)
@@ -82,13 +74,13 @@ def test_photo_and_recording(open_page):
 
 def test_each_alone(open_page):
     page = open_page()
-    add(page, "photo", ASTRONAUT)
+    add_file(page, "photo", ASTRONAUT)
     analyze(page)
     expect_scores(page, "Face", "Together")
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Looks")
     sync_api.expect(page.locator("#answer").get_by_role("region", name="Voice")).to_contain_text("No voice to hear")
     remove_button(page, "photo").click()
-    add(page, "recording", SHORT_READING)
+    add_file(page, "recording", SHORT_READING)
     analyze(page)
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Sounds")
     expect_scores(page, "Voice", "Together")
@@ -123,11 +115,11 @@ def test_webcam_and_microphone(open_page):
 def test_a_text_file_renamed_jpg_shows_the_sentence_and_the_page_lives(open_page, tmp_path):
     page = open_page()
     (tmp_path / "diary.jpg").write_text("Dear diary, today I was happy.\n" * 50)
-    add(page, "photo", tmp_path / "diary.jpg")
+    add_file(page, "photo", tmp_path / "diary.jpg")
     analyze(page)
     sync_api.expect(page.locator("#answer .messages")).to_contain_text("not a picture")
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Nothing to go by")
-    add(page, "recording", READING)
+    add_file(page, "recording", READING)
     analyze(page)
     expect_scores(page, "Voice", "Together")
     sync_api.expect(page.locator("#answer .messages")).to_contain_text("not a picture")
@@ -136,7 +128,7 @@ def test_a_text_file_renamed_jpg_shows_the_sentence_and_the_page_lives(open_page
 def test_a_phones_heic_photo_is_shown_though_the_browser_cannot(open_page, tmp_path):
     Image.open(ASTRONAUT).save(tmp_path / "photo.heic", format="HEIF")
     page = open_page()
-    add(page, "photo", tmp_path / "photo.heic")
+    add_file(page, "photo", tmp_path / "photo.heic")
     analyze(page)
     expect_face_boxed(page)
 
@@ -149,7 +141,7 @@ def test_why_is_asked_of_the_answer_that_stands(open_page):
     sync_api.expect(ask).to_be_hidden()
     page.get_by_role("button", name="Reader alone").click()
     expect_scores(page, "Voice", "Together")
-    add(page, "photo", ASTRONAUT)  # not analysed
+    add_file(page, "photo", ASTRONAUT)  # not analysed
     ask.click()
     sync_api.expect(reasons).to_contain_text("What in the voice spoke for")
     sync_api.expect(reasons).not_to_contain_text("in the face")
@@ -445,6 +437,8 @@ def test_it_is_readable_everywhere(open_page, screenshots, device, options):
             assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
             for selector in texts:
                 assert contrast(page, selector) >= 4.5, f"{selector} in {tab}, {device}, {theme}"
+            if device == "desktop":
+                assert violations(page) == []
             page.screenshot(path=screenshots / f"{tab}-{device}-{theme}.png", full_page=True)
 
     start(page)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import CHROMIUM, DESKTOP, LABELS, PHONE, contrast, one_person, two_people, write_video
+from helpers import CHROMIUM, DESKTOP, LABELS, PHONE, contrast, one_person, two_people, violations, write_video
 
 import demo.video
 from video_emoclip import ConflictMoment
@@ -193,6 +193,8 @@ def test_it_is_readable_everywhere(open_video, screenshots, clip, device, option
         assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
         for text in (".strip .source", ".strip figcaption", ".legend li", ".people span", ".downloads a", ".limits"):
             assert contrast(page, text) >= 4.5, f"{text}, {device}, {theme}"
+        if device == "desktop":
+            assert violations(page) == []
         page.screenshot(path=screenshots / f"video-{device}-{theme}.png", full_page=True)
 
 

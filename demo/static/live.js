@@ -144,7 +144,7 @@ async function openSound(mine) {
 const seconds = (mine) => (performance.now() - mine.began) / 1000;
 
 function connect(mine) {
-  const address = new URL("live", location.origin + location.pathname.replace(/[^/]*$/, ""));
+  const address = new URL("live", document.baseURI);
   address.protocol = address.protocol.replace("http", "ws");
   const socket = (mine.socket = new WebSocket(address));
   socket.binaryType = "arraybuffer";
