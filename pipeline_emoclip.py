@@ -36,6 +36,7 @@ try:
     from .media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
     from .recognizer_emoclip import Observation, Recognizer, normalized
     from .results_emoclip import EmotionResult
+    from .runtime_emoclip import Runtime
     from .video_emoclip import VideoResult, VideoSource, analyze_video, finish
 except ImportError:
     if __package__:  # a package is missing, and the error names it
@@ -45,6 +46,7 @@ except ImportError:
     from media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
     from recognizer_emoclip import Observation, Recognizer, normalized
     from results_emoclip import EmotionResult
+    from runtime_emoclip import Runtime
     from video_emoclip import VideoResult, VideoSource, analyze_video, finish
 
 TASK = "emotion-recognition"
@@ -95,6 +97,7 @@ class EmotionRecognitionPipeline(Pipeline):
     Args:
         model, processor: `EmoCLIPForEmotionClassification` and its `EmoCLIPProcessor`.
         face_detector: YuNet's ONNX file; see `FaceDetector`.
+        runtime: "auto", "torch" or "onnx", what runs the network on a CPU; see `Towers`.
 
     Example:
 
@@ -111,12 +114,12 @@ class EmotionRecognitionPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __init__(self, *args, face_detector: str | os.PathLike | None = None, **kwargs):
+    def __init__(self, *args, face_detector: str | os.PathLike | None = None, runtime: Runtime = "auto", **kwargs):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("EmotionRecognitionPipeline needs processor=, an EmoCLIPProcessor.")
         self.feature_extractor = self.image_processor = None  # the processor holds them, and saves them
-        self.recognizer = Recognizer(self.model.eval(), self.processor, face_detector)
+        self.recognizer = Recognizer(self.model.eval(), self.processor, face_detector, runtime)
 
     def __call__(
         self,

@@ -10,6 +10,7 @@ sound. Readers and detectors stand in `media_emoclip.py`.
 Shapes: N faces or windows, B rows, C classes, T samples. Units as in `results_emoclip.py`.
 """
 
+import copy
 import functools
 import math
 import os
@@ -39,6 +40,7 @@ try:
         scale_box,
     )
     from .results_emoclip import Emotion, EmotionResult, FaceResult, OtherFace, VoiceResult
+    from .runtime_emoclip import Head, Runtime, Towers
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
@@ -58,6 +60,7 @@ except ImportError:
         scale_box,
     )
     from results_emoclip import Emotion, EmotionResult, FaceResult, OtherFace, VoiceResult
+    from runtime_emoclip import Head, Runtime, Towers
 
 WINDOW_HOP_SECONDS = 1.5
 MIN_SPEECH_SECONDS = 0.5  # of speech in a window for it to be scored
@@ -137,13 +140,28 @@ class Recognizer:
         model: `EmoCLIPForEmotionClassification`, in evaluation mode.
         processor: its `EmoCLIPProcessor`.
         face_detector: YuNet's ONNX file; see `FaceDetector`.
+        runtime: what runs the towers; see `Towers`.
+    Raises:
+        ImportError, ValueError: as `Towers`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: ProcessorMixin, face_detector: str | os.PathLike | None = None
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        face_detector: str | os.PathLike | None = None,
+        runtime: Runtime = "auto",
     ):
         self.model, self.processor = model, processor
         self._face_model_file = face_detector
+        self._towers = Towers(model, runtime)
+
+    def with_own_detectors(self) -> "Recognizer":
+        """The same recognizer with detectors of its own: a detector is locked while it works."""
+        other = copy.copy(self)
+        for name in ("face_detector", "speech_detector"):
+            vars(other).pop(name, None)
+        return other
 
     @functools.cached_property
     def face_detector(self) -> FaceDetector:
@@ -304,8 +322,8 @@ class Recognizer:
         length = round(window * rate)
         pieces = [samples[round(start * rate) : round((start + window) * rate)] for start in starts]
         pieces = [np.pad(piece, (0, max(0, length - len(piece)))) for piece in pieces]
-        windows = self.processor(audio=pieces, sampling_rate=rate, return_tensors="pt")[self._audio_input]
-        return Voice(segments, starts, windows)
+        inputs = self.processor(audio=pieces, sampling_rate=rate, return_tensors="pt")
+        return Voice(segments, starts, inputs[self.processor.feature_extractor.input_name])
 
     # Scoring
 
@@ -350,27 +368,29 @@ class Recognizer:
     @torch.no_grad()
     def face_log_probs(self, crops: Sequence[np.ndarray]) -> torch.Tensor:
         """Log-posteriors (N, C), on the CPU, of square faces, each (S, S, 3) uint8."""
-        return self._log_probs("pixel_values", self.face_inputs(crops), "face_logits")
+        return self._log_probs("face", self.face_inputs(crops))
 
     @torch.no_grad()
     def voice_log_probs(self, windows: torch.Tensor | None) -> torch.Tensor:
         """Log-posteriors (N, C), on the CPU, of windows as `find_voice` cuts them; None is no windows."""
-        return self._log_probs(self._audio_input, windows, "voice_logits")
+        return self._log_probs("voice", windows)
 
     def face_inputs(self, crops: Sequence[np.ndarray]) -> torch.Tensor | None:
         """Square faces, each (S, S, 3) uint8, as the image tower takes them, (N, 3, H, W); None where there are
         none."""
         return self.processor(images=list(crops), return_tensors="pt")["pixel_values"] if crops else None
 
-    @property
-    def _audio_input(self) -> str:
-        return self.processor.feature_extractor.input_name
-
-    def _log_probs(self, name: str, rows: torch.Tensor | None, logits: str) -> torch.Tensor:
+    def _log_probs(self, head: Head, rows: torch.Tensor | None) -> torch.Tensor:
+        """Log-posteriors (N, C) of a head, for rows (N, ...) of what its tower takes."""
         if rows is None:
             return torch.zeros(0, len(self.labels))
-        batches = [self.model(**{name: batch.to(self.device)})[logits] for batch in rows.split(ROWS_PER_FORWARD)]
-        return torch.cat(batches).float().log_softmax(dim=-1).cpu()
+        logits = getattr(self.model, f"{head}_head")(self._features(head, rows))
+        return self.model.calibrate(head, logits).float().log_softmax(dim=-1).cpu()
+
+    def _features(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
+        """(N, D), not normalised."""
+        batches = rows.split(ROWS_PER_FORWARD)
+        return torch.cat([self._towers(head, batch.to(self.device)) for batch in batches])
 
     def emotion(self, log_probs: torch.Tensor) -> Emotion:
         """A log-posterior (C,) by label; a class that the head was not taught, -inf, has no score."""
@@ -407,15 +427,12 @@ class Recognizer:
     @torch.no_grad()
     def face_embeds(self, faces: Faces) -> torch.Tensor:
         """The faces in the joint space, (N, D), normalised."""
-        pixel_values = self.face_inputs(faces.crops).to(self.device)
-        return normalized(self.model.emoclip.get_image_features(pixel_values).pooler_output)
+        return normalized(self._features("face", self.face_inputs(faces.crops)))
 
     @torch.no_grad()
     def voice_embeds(self, voice: Voice) -> torch.Tensor:
         """The windows in the joint space, (N, D), normalised."""
-        tower = self.model.emoclip.get_audio_features
-        rows = voice.windows.split(ROWS_PER_FORWARD)
-        return torch.cat([normalized(tower(**{self._audio_input: row.to(self.device)}).pooler_output) for row in rows])
+        return normalized(self._features("voice", voice.windows))
 
 
 def normalized(embeds: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,7 @@ RUN_BY = {
     "benchmarks/audioclip_speed.py": None,
     "benchmarks/live_speed.py": None,
     "benchmarks/load.py": None,
+    "benchmarks/runtime_speed.py": None,
     "benchmarks/train_speed.py": None,
     "benchmarks/video_speed.py": None,
 }
