@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import gradio as gr
 
 from configuration_emoclip import EmoCLIPConfig
-from demo.emotions import COLOURS
+from demo.emotions import COLOURS, adjective
 from demo.words import held_out_note
 
 HEADS = ("face", "voice")
@@ -127,6 +127,10 @@ GROUP_TITLES = {
 }
 
 
+#: By how the names of their test splits begin.
+DATASETS = {"PrivateTest": "FER-2013", "PublicTest": "FER-2013", "fold": "CREMA-D"}
+
+
 def charts(results: dict[str, Any], num_taught: dict[str, int]) -> str:
     """The figures of `results.json`, as far as it has them, as HTML: three accuracies, a confusion table and a
     reliability diagram of each head, and every figure as a bar in a list that folds away.
@@ -137,22 +141,27 @@ def charts(results: dict[str, Any], num_taught: dict[str, int]) -> str:
     if not results:
         return ""
     splits = results.get("splits", {})
-    where = html.escape(", ".join(f"{name}s of {split}" for name, split in splits.items()))
+    where = html.escape(" and ".join(f"{name}s of {_dataset(split)}" for name, split in splits.items()))
     known = [head for head in HEADS if "confusion" in results.get(head, {})]
     confusions = "".join(_confusion(head, results[head]) for head in known)
     reliabilities = "".join(_reliability(head, results[head]["reliability"]) for head in known)
     return (
         '<section class="chart" aria-label="How often it is right"><h2>How often it is right</h2>'
-        f"{_headlines(results)}<p>On the test data: {where}. "
+        f"{_headlines(results)}<p>On {where} that it had never met. "
         "Face and voice together are pairs of people who never met.</p></section>"
-        f'<section class="chart" aria-label="What is taken for what"><h2>What is taken for what</h2>'
+        f'<section class="chart" aria-label="What it confuses"><h2>What it confuses</h2>'
         f'<div class="pair">{confusions}</div></section>'
-        f'<section class="chart" aria-label="How sure, and how often right"><h2>How sure, and how often right</h2>'
+        f'<section class="chart" aria-label="Accuracy against confidence"><h2>Accuracy against confidence</h2>'
         f'<div class="pair">{reliabilities}</div>'
-        "<p>Of the answers given with so much certainty, how many were right. On the dashed line they would be as "
-        "sure as they are right; the larger a dot, the more answers.</p></section>"
+        "<p>Of the answers given with that much confidence, how many were right. On the dashed line the two are "
+        "equal; the larger a dot, the more answers.</p></section>"
         f"{_every_figure(results, num_taught)}"
     )
+
+
+def _dataset(split: str) -> str:
+    """The dataset that a split is of; the split's own name where that is of another."""
+    return next((dataset for start, dataset in DATASETS.items() if split.startswith(start)), split)
 
 
 def _headlines(results: dict[str, Any]) -> str:
@@ -160,7 +169,7 @@ def _headlines(results: dict[str, Any]) -> str:
     for name, title in (("face", "of faces"), ("voice", "of voices"), ("fused", "of both together")):
         if "accuracy" in results.get(name, {}):
             accuracy, n = results[name]["accuracy"], results[name]["n"]
-            cards += f"<li><b>{100 * accuracy:.1f} %</b> {title}<small>n = {n:,}</small></li>"
+            cards += f"<li><b>{100 * accuracy:.1f}%</b> {title}<small>n = {n:,}</small></li>"
     return f'<ul class="headlines">{cards}</ul>'
 
 
@@ -168,7 +177,7 @@ def _confusion(head: str, figures: dict[str, Any]) -> str:
     """A confusion table: of each label, the share of every answer, in percent."""
     labels = list(COLOURS)
     columns = [i for i, label in enumerate(labels) if label in figures["recall"]]
-    head_row = "".join(f'<th scope="col"><span>{labels[i]}</span></th>' for i in columns)
+    head_row = "".join(f'<th scope="col"><span>{adjective(labels[i])}</span></th>' for i in columns)
     rows = ""
     for i in columns:
         total = sum(figures["confusion"][i])
@@ -176,9 +185,10 @@ def _confusion(head: str, figures: dict[str, Any]) -> str:
         for j in columns:
             share = figures["confusion"][i][j] / max(total, 1)
             cells += f'<td style="--share:{100 * share:.0f}%;--colour:{COLOURS[labels[j]]}">{100 * share:.0f}</td>'
-        rows += f'<tr><th scope="row">{labels[i]}</th>{cells}</tr>'
+        rows += f'<tr><th scope="row">{adjective(labels[i])}</th>{cells}</tr>'
     return (
-        f'<table class="confusion"><caption>{head.capitalize()}: answers to each label, in percent</caption>'
+        f'<table class="confusion"><caption>{head.capitalize()}: of each emotion (rows), the answers (columns), in '
+        "per cent</caption>"
         f"<thead><tr><td></td>{head_row}</tr></thead><tbody>{rows}</tbody></table>"
     )
 
@@ -189,12 +199,12 @@ def _reliability(head: str, bins: list[dict[str, float]]) -> str:
     points = [(100 * each["confidence"], 100 - 100 * each["accuracy"], each["n"] / total) for each in bins]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{1 + 6 * share**0.5:.1f}"/>' for x, y, share in points)
-    told = "; ".join(f"{each['confidence']:.0%} sure, {each['accuracy']:.0%} right" for each in bins)
+    told = "; ".join(f"{each['confidence']:.0%} confident, {each['accuracy']:.0%} right" for each in bins)
     return (
         f'<figure class="reliability"><svg viewBox="-2 -2 104 104" role="img" aria-label="{head}: {told}">'
         f'<path class="frame" d="M0 0V100H100"/><path class="ideal" d="M0 100L100 0"/>'
         f'<polyline points="{line}"/>{dots}</svg>'
-        f"<figcaption>{head.capitalize()}: right, upwards, over sure, to the right; 0 to 100 %</figcaption></figure>"
+        f"<figcaption>{head.capitalize()}: accuracy, upwards, against confidence; both 0 to 100%</figcaption></figure>"
     )
 
 
@@ -205,7 +215,7 @@ def _every_figure(results: dict[str, Any], num_taught: dict[str, int]) -> str:
         chance = 1 / num_taught["voice" if "voice" in row["name"] else "face"]
         return (
             f'<li><span class="name">{html.escape(title)}<small>n = {row["n"]:,}</small></span>'
-            f'<span class="score">{100 * row["accuracy"]:.1f} % <small>± {100 * row["spread"]:.1f}</small></span>'
+            f'<span class="score">{100 * row["accuracy"]:.1f}% <small>± {100 * row["spread"]:.1f}</small></span>'
             f'<span class="track" aria-hidden="true"><i style="width:{100 * row["accuracy"]:.1f}%"></i>'
             f'<b style="left:{100 * (row["accuracy"] - row["spread"]):.1f}%;width:{200 * row["spread"]:.1f}%"></b>'
             f'<u style="left:{100 * chance:.1f}%"></u></span></li>'
@@ -218,8 +228,8 @@ def _every_figure(results: dict[str, Any], num_taught: dict[str, int]) -> str:
     return (
         f'<section class="chart" aria-label="Every figure"><h2>Every figure</h2>'
         f"<details><summary>All that was measured</summary><ul>{whole}</ul></details>{folded}"
-        f"<p>The upright line is guessing: {100 / num_taught['voice']:.0f} % for the voice, which knows "
-        f"{num_taught['voice']} emotions, {100 / num_taught['face']:.0f} % else.</p></section>"
+        f"<p>The upright line is guessing: {100 / num_taught['voice']:.0f}% for the voice, which knows "
+        f"{num_taught['voice']} emotions, {100 / num_taught['face']:.0f}% else.</p></section>"
     )
 
 
@@ -228,8 +238,8 @@ ABOUT = """
   <section>
     <h2>What it is</h2>
     <p>One small network reads faces and voices in the same space: it learnt from the faces of FER-2013 and the actors’
-    voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> is the logarithm of how much likelier
-    this face and this voice are together than apart: above 0 they tell the same story.</p>
+    voices of CREMA-D, and weighs both by how much each says. <i>Agreement</i> says how well this face and this voice
+    go together: above 0 they tell the same story, below 0 they do not.</p>
   </section>
   <section>
     <h2>What it is not</h2>
@@ -240,7 +250,8 @@ ABOUT = """
   </section>
   <section>
     <h2>Your pictures and your voice</h2>
-    <p>Nothing is stored. What Live sees and hears is answered from memory and never written to a disk; the file you
-    add elsewhere is deleted from the server within minutes. Nothing is logged, and nothing is sent anywhere else.</p>
+    <p>What Live sees and hears goes to this server, is answered from its memory, and is never saved. A file that you
+    add in another tab is deleted from the server within minutes. Nothing is logged, and nothing is sent anywhere
+    else.</p>
   </section>
 </div>"""

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from demo.emotions import ink
-from demo.views import percent
+from demo.verdict import tag
 from video_emoclip import SAMPLES_PER_SECOND, Resampler, VideoReader, VideoResult, VideoSource, fit
 
 SHOWN_SIDE = 720  # pixels of the longer side
@@ -96,9 +96,9 @@ def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[st
                 (slice(b, d), slice(max(0, c - edge), c)),
             ):
                 pixels[rows, columns] = colour
-        tag = _tag(f"{face.label} {percent(face.scores[face.label])}", colours[face.label], size)
-        above = top - tag.shape[0] - 2
-        _paste(pixels, tag, left, above if above >= 0 else min(bottom + 2, height - tag.shape[0] - 2))
+        patch = _patch(tag(face), colours[face.label], size)
+        above = top - patch.shape[0] - 2
+        _paste(pixels, patch, left, above if above >= 0 else min(bottom + 2, height - patch.shape[0] - 2))
     if not result.timeline:
         return
     point = result.timeline[min(round(time * SAMPLES_PER_SECOND), len(result.timeline) - 1)]
@@ -106,10 +106,9 @@ def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[st
     sources = (("together", point.fused if point.agreement is not None else None), ("voice", point.voice))
     for name, emotion in sources:
         if emotion is not None:
-            text = f"{name}: {emotion.label} {percent(emotion.scores[emotion.label])}"
-            tag = _tag(text, colours[emotion.label], size)
-            y -= tag.shape[0] + 3
-            _paste(pixels, tag, size // 2, y)
+            patch = _patch(f"{name}: {tag(emotion)}", colours[emotion.label], size)
+            y -= patch.shape[0] + 3
+            _paste(pixels, patch, size // 2, y)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:
@@ -117,24 +116,24 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=512)
-def _tag(text: str, colour: str, size: int) -> np.ndarray:
+def _patch(text: str, colour: str, size: int) -> np.ndarray:
     """(h, w, 4) uint8: words on a rounded patch of the colour. Drawn at twice its size, for smooth edges."""
     font = ImageFont.load_default(2 * size)
     left, top, right, bottom = font.getbbox(text)
     above, below = font.getmetrics()
     width, height = round(right - left + 1.5 * size), round(above + below + 0.4 * size)
-    tag = Image.new("RGBA", (width, height), (*_rgb(colour), 0))
-    draw = ImageDraw.Draw(tag)
+    patch = Image.new("RGBA", (width, height), (*_rgb(colour), 0))
+    draw = ImageDraw.Draw(patch)
     draw.rounded_rectangle((0, 0, width - 1, height - 1), radius=0.7 * size, fill=(*_rgb(colour), 255))
     draw.text((0.75 * size - left, 0.2 * size), text, font=font, fill=_rgb(ink(colour)))
-    return np.asarray(tag.resize((width // 2, height // 2), Image.Resampling.LANCZOS))
+    return np.asarray(patch.resize((width // 2, height // 2), Image.Resampling.LANCZOS))
 
 
-def _paste(pixels: np.ndarray, tag: np.ndarray, x: int, y: int) -> None:
-    """Lay a tag on a picture (H, W, 3) uint8; moved where it would reach beyond it, and cut where it is larger."""
+def _paste(pixels: np.ndarray, patch: np.ndarray, x: int, y: int) -> None:
+    """Lay a patch on a picture (H, W, 3) uint8; moved where it would reach beyond it, and cut where it is larger."""
     height, width = pixels.shape[:2]
-    x, y = max(0, min(x, width - tag.shape[1])), max(0, min(y, height - tag.shape[0]))
-    tag = tag[: height - y, : width - x]
-    under = pixels[y : y + tag.shape[0], x : x + tag.shape[1]]
-    alpha = tag[..., 3:] / 255.0
-    under[:] = (tag[..., :3] * alpha + under * (1 - alpha)).astype(np.uint8)
+    x, y = max(0, min(x, width - patch.shape[1])), max(0, min(y, height - patch.shape[0]))
+    patch = patch[: height - y, : width - x]
+    under = pixels[y : y + patch.shape[0], x : x + patch.shape[1]]
+    alpha = patch[..., 3:] / 255.0
+    under[:] = (patch[..., :3] * alpha + under * (1 - alpha)).astype(np.uint8)

@@ -41,7 +41,8 @@ def glyph(label: str) -> str:
 
 
 def adjective(label: str) -> str:
-    """What a person of that emotion is called: "afraid" for "fear"."""
+    """What a person of that emotion is called, which is how the page names every emotion: "afraid" for "fear". The
+    data's own names are in the JSON."""
     return {"disgust": "disgusted", "fear": "afraid", "surprise": "surprised"}.get(label, label)
 
 

@@ -33,7 +33,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from demo import limits
-from demo.emotions import COLOURS, glyph, ink
+from demo.emotions import COLOURS, adjective, glyph, ink
 from demo.live_session import LiveSession
 from demo.page import script
 from demo.views import agreement_meter, bars
@@ -293,7 +293,8 @@ def live_view() -> str:
     empty = Emotion("", dict.fromkeys(COLOURS, 0.0))
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     glyphs = "".join(
-        f'<template data-glyph="{label}" data-ink="{ink(colour)}">{glyph(label)}</template>'
+        f'<template data-glyph="{label}" data-word="{adjective(label)}" data-ink="{ink(colour)}">{glyph(label)}'
+        "</template>"
         for label, colour in COLOURS.items()
     )
     return f"""

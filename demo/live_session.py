@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 
 from demo import limits
-from demo.views import wording
+from demo.verdict import Held, likeliest, tag
 from demo.work import count_scans
 from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
 from processing_emoclip import resample
-from recognizer_emoclip import Recognizer
+from recognizer_emoclip import Recognizer, speech_seconds
 from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
 from video_emoclip import TRACK_IOU, iou
 
-HALF_LIFE_SECONDS = 0.5  # of the face's posterior
+HALF_LIFE_SECONDS = 0.5  # of the face's posterior, and of the voice's
+MIN_SPEECH_SECONDS = 1.0  # in the window, before anything is said of the voice
 STOPPED_SECONDS = 3.0  # without a frame, or without sound, while the other goes on
 FACE_KEPT_SECONDS = 0.6  # a detector misses a face now and then: for so long the last one stays
 VOICE_HOP_SECONDS = 0.5
@@ -34,9 +35,11 @@ class LiveAnswer(TypedDict):
     time: float | None  # of the newest frame that was scored, in the page's own seconds
     size: tuple[int, int] | None  # that frame's width and height: the box is in its pixels
     hearing: str | None  # "speech", "listening" or "silent"; None before there was any sound
-    headline: str
-    line: str
-    conflict: bool
+    headline: str  # held against flicker
+    labels: list[str]  # the emotions that it names, none to two
+    line: str  # their numbers, of now
+    tag: str  # at the face's box
+    likeliest: dict[str, list[str]]  # the emotions to mark in the "face", the "voice" and "fused", of now
     took: dict[str, float]  # milliseconds: "find" and "recognise" of the frame, "voice" of the last window
     result: dict[str, Any]
 
@@ -57,14 +60,17 @@ class LiveSession:
         self._rate = sampling_rate
         self._sound = np.zeros(0, np.float32)  # the last contiguous seconds, a window at most
         self._sound_end: float | None = None  # in the page's seconds
+        self._heard = 0  # samples in all
         self._unscored = 0  # samples since the last window was scored
         self._silent = 0  # samples in a row that were below SILENCE_PEAK
         self._face: FaceResult | None = None
         self._face_log_probs: torch.Tensor | None = None  # (C,), smoothed
-        self._filter = PosteriorFilter(HALF_LIFE_SECONDS)
+        self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = -1.0
         self._voice: VoiceResult | None = None
-        self._voice_log_probs: torch.Tensor | None = None  # (C,)
+        self._voice_log_probs: torch.Tensor | None = None  # (C,), smoothed
+        self._voice_filter = PosteriorFilter(HALF_LIFE_SECONDS)
+        self._held = Held()
         self._time: float | None = None  # of the last frame
         self._size: tuple[int, int] | None = None
         self._took: dict[str, float] = {}
@@ -88,9 +94,9 @@ class LiveSession:
             faces = self.recognizer.frame_faces(pixels, [square])
             log_probs = self.recognizer.face_log_probs(faces.crops)[0]
         if self._face is None:
-            self._filter = PosteriorFilter(HALF_LIFE_SECONDS)
+            self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = max(time, self._face_time)
-        self._face_log_probs = self._filter(log_probs, self._face_time)
+        self._face_log_probs = self._face_filter(log_probs, self._face_time)
         emotion = self.recognizer.emotion(self._face_log_probs)
         self._face = FaceResult(**vars(emotion), box=faces.boxes[0], detector=faces.detector)
 
@@ -109,6 +115,7 @@ class LiveSession:
         self._sound_end = time
         window = round(self.recognizer.window_seconds * self._rate)
         self._sound = np.concatenate([self._sound, samples])[-window:]
+        self._heard += len(samples)
         self._unscored += len(samples)
         self._silent = self._silent + len(samples) if np.ptp(samples) / 2 < SILENCE_PEAK else 0
 
@@ -119,14 +126,17 @@ class LiveSession:
 
     def score_window(self) -> None:
         """Scores the last seconds of sound: a voice where there is speech enough in them, and none otherwise."""
-        sound, self._unscored = self._sound, 0
+        sound, seconds, self._unscored = self._sound, self._heard / self._rate, 0
         with self._timed("voice"):
             samples = resample(torch.from_numpy(sound), self._rate, SpeechDetector.sampling_rate).numpy()
             voice = self.recognizer.find_voice(samples, [0.0])
-            if not voice.starts:
+            if speech_seconds(voice.segments, 0.0, self.recognizer.window_seconds) < MIN_SPEECH_SECONDS:
                 self._voice = self._voice_log_probs = None
                 return
-            self._voice_log_probs = self.recognizer.voice_log_probs(voice.windows)[0]
+            if self._voice is None:
+                self._voice_filter = PosteriorFilter(HALF_LIFE_SECONDS)
+            log_probs = self.recognizer.voice_log_probs(voice.windows)[0]
+            self._voice_log_probs = self._voice_filter(log_probs, seconds)
             emotion = self.recognizer.emotion(self._voice_log_probs)
             self._voice = VoiceResult(**vars(emotion), segments=voice.segments)
 
@@ -138,7 +148,9 @@ class LiveSession:
         headline, line = "Nobody seen or heard", "Look at the camera, or say something."
         if face is not None or voice is not None:
             [(result.fused, result.agreement)] = self.recognizer.fuse(face, voice)
-            headline, line = wording(result)
+        said = self._held(result, max(self._time or 0.0, self._sound_end or 0.0))
+        if said.labels:
+            headline, line = said.headline, said.line(result)
         hearing = None
         if self._sound_end is not None:
             silent = self._silent >= SILENT_SECONDS * self._rate
@@ -152,8 +164,14 @@ class LiveSession:
             "size": self._size,
             "hearing": hearing,
             "headline": headline,
+            "labels": list(said.labels),
             "line": line,
-            "conflict": result.conflict,
+            "tag": tag(self._face) if self._face else "",
+            "likeliest": {
+                name: list(likeliest(emotion))
+                for name, emotion in (("face", result.face), ("voice", result.voice), ("fused", result.fused))
+                if emotion
+            },
             "took": self._took,
             "result": result.to_dict(),
         }

@@ -11,7 +11,8 @@ from demo.emotions import COLOURS, EmotionJSON, ink
 from demo.page import MODEL_QUEUE, scroll_to
 from demo.spectrogram import spectrogram_view
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
-from demo.views import bar, bars, embedded, messages, percent, placeholder, verdict
+from demo.verdict import likeliest, tag
+from demo.views import bar, bars, embedded, messages, placeholder, verdict_view
 from demo.why import Answered, close_up
 from media_emoclip import InputError
 from recognizer_emoclip import Observation, Recognizer
@@ -19,7 +20,7 @@ from results_emoclip import EmotionResult, FaceResult, OtherFace
 
 SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
 FACES_SHOWN, FACE_CARD_SIDE = 12, 160  # side by side at most; pixels
-EMPTY = placeholder("The answer appears here", "Add a photo or a recording and press Analyze, or pick an example.")
+EMPTY = placeholder("The answer appears here", "Add a photo or a recording and press Recognise, or pick an example.")
 
 
 class OtherFaceJSON(EmotionJSON):
@@ -49,7 +50,7 @@ def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> 
     with gr.Row():
         with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
             photo, recording = photo_and_recording()
-            button = gr.Button("Analyze", variant="primary", size="lg")
+            button = gr.Button("Recognise", variant="primary", size="lg")
             example = one_click(
                 {
                     "Astronaut and reader": [PHOTOS["astronaut"], RECORDINGS["reading"]],
@@ -152,7 +153,7 @@ def answer_view(recognizer: Recognizer, photo: Image.Image | None, audio: str | 
     extractor = recognizer.processor.feature_extractor
     return f"""
 <div class="answer">
-  {verdict(result)}
+  {verdict_view(result)}
   {messages(result.messages)}
   {_photo(photo, result.face) if photo is not None else ""}
   <div class="sources">
@@ -185,7 +186,6 @@ def _photo(photo: Image.Image, face: FaceResult | None) -> str:
 
 def _box(face: FaceResult | OtherFace, width: int, height: int, main: bool) -> str:
     x, y, box_width, box_height = face.box
-    tag = f"{face.label} {percent(face.scores[face.label])}"
     # The tag stands above the box, from its left edge on, unless it would leave the picture there.
     at_top, at_bottom = y < 0.1 * height, y + box_height > 0.9 * height
     vertical = ("inside" if at_bottom else "below") if at_top else ""
@@ -193,7 +193,7 @@ def _box(face: FaceResult | OtherFace, width: int, height: int, main: bool) -> s
     return (
         f'<div class="{classes}" style="--colour:{COLOURS[face.label]};--ink:{ink(COLOURS[face.label])};'
         f"left:{100 * x / width:.2f}%;top:{100 * y / height:.2f}%;"
-        f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag}</span></div>'
+        f'width:{100 * box_width / width:.2f}%;height:{100 * box_height / height:.2f}%"><span>{tag(face)}</span></div>'
     )
 
 
@@ -202,7 +202,7 @@ def _face_card(photo: Image.Image, face: FaceResult | OtherFace) -> str:
     x, y, width, height = face.box
     crop = photo.crop((x, y, x + width, y + height)).resize((FACE_CARD_SIDE, FACE_CARD_SIDE))
     top = sorted(face.scores.items(), key=lambda item: -item[1])[:3]
-    rows = "".join(bar(label, score, top=label == face.label) for label, score in top)
+    rows = "".join(bar(label, score, top=label in likeliest(face)) for label, score in top)
     return (
         f'<li style="--colour:{COLOURS[face.label]}"><img src="{embedded(crop)}" alt="">'
         f'<div class="bars"><ul>{rows}</ul></div></li>'

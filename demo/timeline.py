@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from demo.emotions import COLOURS, adjective, glyph
-from demo.views import bars, clock, messages, verdict
+from demo.views import bars, clock, messages, verdict_view
 from results_emoclip import Emotion
 from video_emoclip import VideoResult
 
@@ -15,7 +15,7 @@ COLUMNS = 300  # of the timeline
 
 def above_view(result: VideoResult) -> str:
     """What stands above the player."""
-    return f'<div class="answer">{verdict(result)}{messages(result.messages)}</div>'
+    return f'<div class="answer">{verdict_view(result)}{messages(result.messages)}</div>'
 
 
 def below_view(result: VideoResult) -> str:
@@ -58,7 +58,7 @@ def _timeline(result: VideoResult) -> str:
         for moment in result.moments
     )
     ticks = "".join(f"<span>{clock(length * part / 4)}</span>" for part in range(5))
-    legend = "".join(f"<li>{glyph(label)}{label}</li>" for label in COLOURS)
+    legend = "".join(f"<li>{glyph(label)}{adjective(label)}</li>" for label in COLOURS)
     return (
         f'<figure class="strip" data-seconds="{length:.3f}"><div class="rows">{rows}'
         f'<div class="over" aria-hidden="true">{marks}<i class="playhead"></i></div></div>'
@@ -99,7 +99,7 @@ def in_words(emotions: list[tuple[float, Emotion | None]]) -> str:
     """Each change of the label and when it came, of (seconds, emotion): for those who cannot see the timeline."""
     said: list[str] = []
     for time, emotion in emotions:
-        label = "nothing" if emotion is None else emotion.label
+        label = "nothing" if emotion is None else adjective(emotion.label)
         if not said or said[-1].split(" from ")[0] != label:
             said.append(f"{label} from {clock(time)}")
     return ", ".join(said[:20]) + (" and so on" if len(said) > 20 else "")

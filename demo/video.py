@@ -18,7 +18,8 @@ from demo.limits import MAX_UPLOAD, MAX_VIDEO_WORK_SECONDS
 from demo.page import script, scroll_to
 from demo.timeline import above_view, below_view
 from demo.uploads import EXAMPLES, one_click, taken_back, uploaded
-from demo.views import messages, percent, placeholder
+from demo.verdict import percent
+from demo.views import messages, placeholder
 from demo.work import check_video, for_at_most
 from media_emoclip import InputError
 from recognizer_emoclip import Recognizer
@@ -28,7 +29,7 @@ from video_emoclip import analyze_video as analysis_steps
 PROGRESS_SECONDS = 0.3  # between two updates of the progress bar
 ANALYSIS_SHARE = 0.5  # of the whole time; the rest draws the annotated video
 HIDDEN = gr.update(value=None, visible=False)  # the player, where there is nothing to play
-EMPTY = placeholder("The timeline appears here", "Upload or record a video and press Analyze video.")
+EMPTY = placeholder("The timeline appears here", "Upload or record a video and press Recognise.")
 WAITING = placeholder(
     "Waiting for its turn …", "One video is watched at a time: this one is next, or waits for those before it."
 )
@@ -104,7 +105,7 @@ def video_tab(recognizer: Recognizer) -> None:
                 elem_id="video",
             )
             with gr.Row():
-                start = gr.Button("Analyze video", variant="primary", size="lg")
+                start = gr.Button("Recognise", variant="primary", size="lg")
                 cancel = gr.Button("Cancel", size="lg", interactive=False)
             gr.HTML(f'<p class="limits">{LIMITS}</p>', padding=False)
             example = one_click({"Astronaut under a reading": [str(EXAMPLES / "talking-portrait.mp4")]}, [video])

@@ -7,16 +7,11 @@ import io
 from PIL import Image
 
 from demo.emotions import COLOURS, adjective, glyph
+from demo.verdict import likeliest, percent, verdict
 from results_emoclip import Emotion, FusedResult
 
 AGREEMENT_SHOWN = 2.0  # |agreement| at the ends of the scale
-LITTLE_EVIDENCE = 0.1  # |agreement| below which face and voice neither agree nor conflict
 NOT_TAUGHT = '<abbr title="The voice was not taught this emotion">n/a</abbr>'
-
-
-def percent(score: float) -> str:
-    """A score from 0 to 1: "42 %"."""
-    return f"{score:.0%}".replace("%", " %")
 
 
 def signed(value: float) -> str:
@@ -51,42 +46,16 @@ def messages(sentences: list[str]) -> str:
     return f'<ul class="messages">{items}</ul>' if items else ""
 
 
-def wording(result: FusedResult) -> tuple[str, str]:
-    """A headline and a line: what the person looks and sounds like."""
-    if result.fused is None:
-        return "Nothing to go by", ""
-    label = result.fused.label
-    score = percent(result.fused.scores[label])
-    if result.agreement is not None:
-        return _agreement_words(result), f"Together most like {label}, {score}."
-    return (
-        f"{'Looks' if result.face else 'Sounds'} {adjective(label)}",
-        f"{'The face' if result.face else 'The voice'} alone, {score}.",
-    )
-
-
-def _agreement_words(result: FusedResult) -> str:
-    face, voice, both = (adjective(source.label) for source in (result.face, result.voice, result.fused))
-    if result.conflict:
-        return f"Looks {face}, sounds {voice}"
-    if abs(result.agreement) < LITTLE_EVIDENCE:
-        return f"Perhaps {both}: face or voice says little"
-    if result.agreement < 0:
-        return f"Looks and sounds {face}, though the rest differs"
-    return f"Looks and sounds {face}" if face == voice else f"Likely {both}: face and voice fit together"
-
-
-def verdict(result: FusedResult) -> str:
-    """The headline as a card, with the agreement's scale where there is one."""
-    headline, line = wording(result)
-    if result.fused is None:
-        return f'<div class="verdict empty"><h2 class="headline">{headline}</h2></div>'
-    label = result.fused.label
-    glyphs = glyph(result.face.label) + glyph(result.voice.label) if result.conflict else glyph(label)
+def verdict_view(result: FusedResult) -> str:
+    """What is said of a result as a card, with the agreement's scale where there is one."""
+    said = verdict(result)
+    if not said.labels:
+        return f'<div class="verdict empty"><h2 class="headline">{said.headline}</h2></div>'
     meter = "" if result.agreement is None else agreement_meter(result.agreement)
     return (
-        f'<div class="verdict" style="--colour:{COLOURS[label]}"><div class="glyphs">{glyphs}</div>'
-        f'<div class="words"><h2 class="headline">{headline}</h2><p class="line">{line}</p></div>{meter}</div>'
+        f'<div class="verdict" style="--colour:{COLOURS[said.labels[0]]}">'
+        f'<div class="glyphs">{"".join(map(glyph, said.labels))}</div><div class="words">'
+        f'<h2 class="headline">{said.headline}</h2><p class="line">{said.line(result)}</p></div>{meter}</div>'
     )
 
 
@@ -102,18 +71,21 @@ def agreement_meter(agreement: float) -> str:
 
 
 def bars(title: str, emotion: Emotion | None, note: str, missing: str) -> str:
-    """A card with a bar for each emotion; where this source is missing, the words `missing`."""
+    """A card with a bar for each emotion, of which those that its verdict would name are marked; where this source is
+    missing, the words `missing`."""
     heading = f"<h3>{title}<small>{html.escape(note) if emotion else ''}</small></h3>"
     if emotion is None:
         return f'<section class="bars missing" aria-label="{title}">{heading}<p>{missing}</p></section>'
-    rows = "".join(bar(label, score, top=label == emotion.label) for label, score in emotion.scores.items())
+    top = likeliest(emotion)
+    rows = "".join(bar(label, score, top=label in top) for label, score in emotion.scores.items())
     return f'<section class="bars" aria-label="{title}">{heading}<ul>{rows}</ul></section>'
 
 
 def bar(label: str, score: float | None, top: bool) -> str:
     """One row of such a card."""
+    number = NOT_TAUGHT if score is None else percent(score)
     return (
         f'<li class="{"top" if top else ""}" data-label="{label}" style="--colour:{COLOURS[label]}">'
-        f'<span class="name">{label}</span> <span class="score">{NOT_TAUGHT if score is None else percent(score)}'
-        f'</span><span class="track" aria-hidden="true"><i style="width:{100 * (score or 0):.1f}%"></i></span></li>'
+        f'<span class="name">{adjective(label)}</span> <span class="score">{number}</span>'
+        f'<span class="track" aria-hidden="true"><i style="width:{100 * (score or 0):.1f}%"></i></span></li>'
     )

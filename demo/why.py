@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from demo.emotions import COLOURS
+from demo.emotions import COLOURS, adjective
 from demo.views import clock, embedded
 from explain_emoclip import explain
 from media_emoclip import Box
@@ -56,10 +56,11 @@ def why_view(recognizer: Recognizer, answered: Answered | None) -> str:
             caption = f"The sound from {clock(explanation.start)} to {clock(explanation.end)}, low tones below"
             shape, grey = "wide", Image.fromarray(np.flipud(explanation.picture))
             address = _picture(grey.resize(VOICE_SIZE, Image.Resampling.BICUBIC), np.flipud(explanation.values), label)
+        word = adjective(label)
         cards += (
             f'<figure class="{shape}" style="--colour:{COLOURS[label]}">'
-            f"<figcaption>What in the {source} spoke for <b>{label}</b></figcaption>"
-            f'<img src="{address}" alt="{caption}, coloured where it spoke for {label}"><small>{caption}</small>'
+            f"<figcaption>What in the {source} spoke for <b>{word}</b></figcaption>"
+            f'<img src="{address}" alt="{caption}, coloured where it spoke for {word}"><small>{caption}</small>'
             "</figure>"
         )
     if answered.result.voice and "voice" not in [explanation.source for explanation in explanations]:

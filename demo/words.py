@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 import gradio as gr
 
-from demo.emotions import COLOURS
+from demo.emotions import COLOURS, adjective
 from demo.limits import MAX_WORD_LENGTH, MAX_WORDS
 from demo.page import MODEL_QUEUE, scroll_to
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
@@ -151,7 +151,7 @@ def held_out_note(results: dict[str, Any]) -> str:
     """How often words that were not in training named the right emotion, where an evaluation tested that."""
     words = results.get("words", {})
     found = [
-        f"{name}s {100 * words[f'{name}_held_out']['accuracy']:.0f} %"
+        f"{name}s {100 * words[f'{name}_held_out']['accuracy']:.0f}%"
         for name in ("face", "voice")
         if f"{name}_held_out" in words
     ]
@@ -199,7 +199,7 @@ def _position(cosine: float, name: Source, result: WordsResult) -> float:
 def _scale(name: Source, result: WordsResult) -> str:
     """For scale: how close the words of each emotion are, all together."""
     rows = "".join(
-        f'<li style="--colour:{COLOURS[emotion.word]}"><span class="name">{emotion.word}</span> '
+        f'<li style="--colour:{COLOURS[emotion.word]}"><span class="name">{adjective(emotion.word)}</span> '
         f'<span class="score">{signed(getattr(emotion, name))}</span><span class="track" aria-hidden="true">'
         f'<i style="width:{_position(getattr(emotion, name), name, result):.0f}%"></i></span></li>'
         for emotion in sorted(result.emotions, key=lambda emotion: -getattr(emotion, name))

@@ -17,7 +17,6 @@ from helpers import (
     LABELS,
     PHONE,
     READING,
-    SHORT_READING,
     add_file,
     contrast,
     open_tab,
@@ -28,6 +27,7 @@ from helpers import (
 from PIL import Image
 
 from demo.about import figures
+from demo.emotions import adjective
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 pytestmark = pytest.mark.skipif(
@@ -35,8 +35,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def analyze(page) -> None:
-    page.get_by_role("button", name="Analyze").click()
+WORDS = [adjective(label) for label in LABELS]
+
+
+def recognise(page) -> None:
+    page.get_by_role("button", name="Recognise").click()
 
 
 def expect_scores(page, *sources: str) -> None:
@@ -44,7 +47,7 @@ def expect_scores(page, *sources: str) -> None:
     for source in sources:
         card = page.locator("#answer").get_by_role("region", name=source)
         sync_api.expect(card.locator("li")).to_have_count(len(LABELS))
-        assert [name.strip() for name in card.locator(".name").all_inner_texts()] == LABELS
+        assert [name.strip() for name in card.locator(".name").all_inner_texts()] == WORDS
         page.wait_for_function("document.querySelector('#answer').getAnimations({subtree: true}).length === 0")
         widths = [bar.bounding_box()["width"] for bar in card.locator(".track i").all()]
         top = card.locator("li.top .track i").bounding_box()["width"]
@@ -57,14 +60,14 @@ def expect_face_boxed(page) -> None:
     middle = (box["x"] + box["width"] / 2 - picture["x"]) / picture["width"]
     assert 0.3 < middle < 0.7
     assert picture["y"] <= box["y"] and box["y"] + box["height"] / 2 < picture["y"] + picture["height"] * 0.6
-    assert page.locator(".frame .box.main span").inner_text().split()[0] in LABELS
+    assert page.locator(".frame .box.main span").inner_text().split()[0] in WORDS
 
 
 def test_photo_and_recording(open_page):
     page = open_page()
     add_file(page, "photo", ASTRONAUT)
     add_file(page, "recording", READING)
-    analyze(page)
+    recognise(page)
     expect_scores(page, "Face", "Voice", "Together")
     expect_face_boxed(page)
     sync_api.expect(page.locator("#answer .value")).to_contain_text("agreement")
@@ -75,13 +78,13 @@ def test_photo_and_recording(open_page):
 def test_each_alone(open_page):
     page = open_page()
     add_file(page, "photo", ASTRONAUT)
-    analyze(page)
+    recognise(page)
     expect_scores(page, "Face", "Together")
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Looks")
     sync_api.expect(page.locator("#answer").get_by_role("region", name="Voice")).to_contain_text("No voice to hear")
     remove_button(page, "photo").click()
-    add_file(page, "recording", SHORT_READING)
-    analyze(page)
+    add_file(page, "recording", READING)
+    recognise(page)
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Sounds")
     expect_scores(page, "Voice", "Together")
     sync_api.expect(page.locator(".frame")).to_have_count(0)
@@ -107,7 +110,7 @@ def test_webcam_and_microphone(open_page):
     sync_api.expect(recording.locator("time").last).to_contain_text("0:03")
     with page.expect_response(lambda response: "/upload" in response.url):
         recording.get_by_role("button", name="Stop").first.click()
-    analyze(page)
+    recognise(page)
     expect_scores(page, "Face", "Voice", "Together")
     expect_face_boxed(page)
 
@@ -116,11 +119,11 @@ def test_a_text_file_renamed_jpg_shows_the_sentence_and_the_page_lives(open_page
     page = open_page()
     (tmp_path / "diary.jpg").write_text("Dear diary, today I was happy.\n" * 50)
     add_file(page, "photo", tmp_path / "diary.jpg")
-    analyze(page)
+    recognise(page)
     sync_api.expect(page.locator("#answer .messages")).to_contain_text("not a picture")
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Nothing to go by")
     add_file(page, "recording", READING)
-    analyze(page)
+    recognise(page)
     expect_scores(page, "Voice", "Together")
     sync_api.expect(page.locator("#answer .messages")).to_contain_text("not a picture")
 
@@ -129,14 +132,14 @@ def test_a_phones_heic_photo_is_shown_though_the_browser_cannot(open_page, tmp_p
     Image.open(ASTRONAUT).save(tmp_path / "photo.heic", format="HEIF")
     page = open_page()
     add_file(page, "photo", tmp_path / "photo.heic")
-    analyze(page)
+    recognise(page)
     expect_face_boxed(page)
 
 
 def test_why_is_asked_of_the_answer_that_stands(open_page):
     page = open_page()
     ask, reasons = page.locator("#ask-why"), page.locator("#why")
-    analyze(page)
+    recognise(page)
     sync_api.expect(page.locator("#answer .headline")).to_contain_text("Nothing to go by")
     sync_api.expect(ask).to_be_hidden()
     page.get_by_role("button", name="Reader alone").click()
@@ -146,7 +149,7 @@ def test_why_is_asked_of_the_answer_that_stands(open_page):
     sync_api.expect(reasons).to_contain_text("What in the voice spoke for")
     sync_api.expect(reasons).not_to_contain_text("in the face")
     sync_api.expect(ask).to_be_hidden()
-    analyze(page)
+    recognise(page)
     expect_face_boxed(page)
     sync_api.expect(reasons).to_be_empty()
 
@@ -172,6 +175,7 @@ def test_the_page_asks_no_other_server_for_anything(open_page, server):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.reload()
+    open_tab(page, "Live")
     start(page)
     sync_api.expect(page.locator(".live .box")).to_be_visible()
     open_tab(page, "Photo and voice")
@@ -222,7 +226,7 @@ def test_live_follows_the_face_and_the_voice(open_page):
     sync_api.expect(page.locator(".live .box")).to_be_hidden()
     start(page)
     sync_api.expect(page.locator(".live .box")).to_be_visible()
-    assert page.locator(".live .box span").inner_text().split()[0] in LABELS
+    assert page.locator(".live .box span").inner_text().split()[0] in WORDS
     until(page, lambda: "missing" not in page.locator('.live .bars[aria-label="Voice"]').get_attribute("class"))
     expect_text(page, ".heard", "hears you")
     expect_text(page, ".value", "agreement")
@@ -407,12 +411,12 @@ def test_about_shows_the_figures(open_page, app):
     page = open_page("About")
     sync_api.expect(page.get_by_role("region", name="How often it is right").locator("li")).to_have_count(3)
     sync_api.expect(page.get_by_role("table")).to_have_count(2)
-    sync_api.expect(page.get_by_role("img", name="sure")).to_have_count(2)
+    sync_api.expect(page.get_by_role("img", name="confident")).to_have_count(2)
     page.get_by_text("All that was measured").click()
     rows = page.get_by_role("region", name="Every figure").locator("li")
     sync_api.expect(rows).to_have_count(len(figures(app.RESULTS)))
     sync_api.expect(rows.first).to_be_visible()
-    sync_api.expect(page.locator("#about")).to_contain_text("Nothing is stored")
+    sync_api.expect(page.locator("#about")).to_contain_text("never saved")
     sync_api.expect(page.locator("#about")).to_contain_text("AI Act")
 
 
@@ -434,6 +438,8 @@ def test_it_is_readable_everywhere(open_page, screenshots, device, options):
         for theme in ("dark", "light"):
             page.emulate_media(color_scheme=theme, reduced_motion="reduce")
             page.wait_for_function(f"document.body.classList.contains('dark') === {str(theme == 'dark').lower()}")
+            # Colours take a moment to change.
+            page.wait_for_function("!document.getAnimations().some((animation) => animation instanceof CSSTransition)")
             assert page.evaluate("document.documentElement.scrollWidth") <= options["viewport"]["width"]
             for selector in texts:
                 assert contrast(page, selector) >= 4.5, f"{selector} in {tab}, {device}, {theme}"

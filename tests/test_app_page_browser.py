@@ -46,7 +46,7 @@ def test_every_tab_has_an_address_and_back_leads_to_the_tab_before(open_page, se
 def test_a_removed_photo_takes_its_answer_along(open_page):
     page = open_page()
     add_file(page, "photo", ASTRONAUT)
-    page.get_by_role("button", name="Analyze").click()
+    page.get_by_role("button", name="Recognise").click()
     expect(page.locator("#answer .frame")).to_be_visible()
     page.get_by_role("button", name="Why this answer?").click()
     expect(page.locator("#why")).to_contain_text("spoke for")

@@ -13,9 +13,9 @@ import demo.photo
 import demo.words
 from configuration_emoclip import EmoCLIPConfig
 from demo.about import charts, figures
-from demo.emotions import COLOURS, GLYPHS
+from demo.emotions import COLOURS, GLYPHS, adjective
 from demo.spectrogram import spectrogram_view
-from demo.views import messages, verdict
+from demo.views import messages
 from demo.why import Answered, why_view
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPProcessor, EmoCLIPWaveformExtractor
@@ -55,17 +55,6 @@ def test_a_photo_on_its_side_is_shown_as_it_was_turned(recognizer, tmp_path):
     assert np.array_equal(np.asarray(photo), np.asarray(upright))
     expected = demo.photo.recognise(recognizer, str(ASTRONAUT), None)[0].face
     assert result.face.box == pytest.approx(expected.box, abs=3) and result.face.label == expected.label
-
-
-def test_conflict_is_worded_only_by_the_rule(app):
-    def result(face: str, voice: str, agreement: float):
-        result = app.pipe(image=ASTRONAUT, audio=READING)
-        result.face.label, result.voice.label, result.agreement = face, voice, agreement
-        return result
-
-    assert "Looks happy, sounds sad" in verdict(result("happy", "sad", -0.4))
-    assert "Looks happy, sounds sad" not in verdict(result("happy", "sad", 0.4))
-    assert "Looks and sounds happy" in verdict(result("happy", "happy", 0.4))
 
 
 def test_several_faces_stand_side_by_side(app, recognizer, tmp_path):
@@ -168,7 +157,7 @@ def test_it_explains_the_answer_and_looks_for_nothing_again(recognizer, monkeypa
     monkeypatch.setattr(recognizer, "speech_detector", refuse)
     html = why_view(recognizer, kept)
     for source in (kept.result.face, kept.result.voice):
-        assert f"spoke for <b>{source.label}</b>" in html
+        assert f"spoke for <b>{adjective(source.label)}</b>" in html
     [start] = kept.observation.voice.starts
     assert f"The sound from {start:.1f} s to {start + 3:.1f} s" in html
 

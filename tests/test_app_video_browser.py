@@ -48,8 +48,8 @@ def add(page, file: Path) -> None:
     expect(page.locator("#video").get_by_label("Clear")).to_have_count(1, timeout=60_000)
 
 
-def analyze(page) -> None:
-    page.get_by_role("button", name="Analyze video").click()
+def recognise(page) -> None:
+    page.get_by_role("button", name="Recognise").click()
 
 
 def expect_answer(page) -> None:
@@ -70,7 +70,7 @@ def player(page, what: str):
 def test_an_uploaded_video_from_progress_to_downloads(open_video, clip, tmp_path):
     page = open_video()
     add(page, clip)
-    analyze(page)
+    recognise(page)
     progress = page.locator("#video-answer [role=progressbar]")
     expect(progress).to_be_visible()
     expect_answer(page)
@@ -102,7 +102,7 @@ def test_a_moment_of_conflict_is_a_button_that_plays_it(open_video, clip, monkey
     monkeypatch.setattr(demo.video, "below_view", with_conflict)
     page = open_video()
     add(page, clip)
-    analyze(page)
+    recognise(page)
     expect_answer(page)
     moment = page.get_by_role("button", name="Looks happy, sounds sad")
     expect(moment).to_contain_text("1.0 s to 2.4 s")
@@ -122,7 +122,7 @@ def test_webcam_and_microphone(open_video):
     page.wait_for_timeout(3500)  # of being filmed
     with page.expect_response(lambda response: "/upload" in response.url):
         video.get_by_role("button", name="start recording").click()  # it reads "Stop" now
-    analyze(page)
+    recognise(page)
     expect_answer(page)
     expect(page.locator("#video-answer .messages")).to_have_count(0)
 
@@ -130,12 +130,12 @@ def test_webcam_and_microphone(open_video):
 def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, clips, clip):
     page = open_video()
     add(page, write_video(clips / "long.mp4", one_person(), seconds=60))
-    analyze(page)
+    recognise(page)
     expect(page.locator("#video-answer [role=progressbar]")).to_be_visible()
     expect(page.locator("#video-answer")).to_contain_text("left")  # how long it will take
     other = open_video()
     add(other, clip)
-    analyze(other)
+    recognise(other)
     expect(other.locator("#video-answer")).to_contain_text("Waiting for its turn")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#video-answer")).to_contain_text("Cancelled")
@@ -143,22 +143,22 @@ def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, 
     expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
     page.locator("#video").get_by_label("Clear").click()
     add(page, clip)
-    analyze(page)
+    recognise(page)
     expect_answer(page)
 
 
 def test_what_is_missing_or_broken_is_said_and_the_page_lives(open_video, clips, clip):
     page = open_video()
-    analyze(page)
+    recognise(page)
     expect(page.locator("#video-answer")).to_contain_text("No video was given")
     (clips / "diary.mp4").write_text("Dear diary, today I was happy.\n" * 50)
     add(page, clips / "diary.mp4")
-    analyze(page)
+    recognise(page)
     expect(page.locator("#video-answer")).to_contain_text("not a video that can be read")
     expect(page.locator("#video-player")).to_be_hidden()
     page.locator("#video").get_by_label("Clear").click()
     add(page, write_video(clips / "mute.mp4", one_person(), seconds=1, speech=False))
-    analyze(page)
+    recognise(page)
     expect(page.locator("#video-answer .messages")).to_contain_text("no sound")
     expect(page.locator("#video-details")).to_contain_text("No voice to hear")
 
@@ -168,7 +168,7 @@ def test_the_page_asks_no_other_server_for_anything(open_video, clip, server):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     add(page, clip)
-    analyze(page)
+    recognise(page)
     expect_answer(page)
     assert [url for url in asked if not url.startswith((server, "data:", "blob:"))] == []
 
@@ -183,7 +183,7 @@ def test_the_page_asks_no_other_server_for_anything(open_video, clip, server):
 def test_it_is_readable_everywhere(open_video, screenshots, clip, device, options):
     page = open_video(**options)
     add(page, clip)
-    analyze(page)
+    recognise(page)
     expect_answer(page)
     for theme in ("dark", "light"):  # on the one page
         page.emulate_media(color_scheme=theme, reduced_motion="reduce")

@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 from demo import limits
 from demo.live import Line, Live
 from demo.live_session import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, LiveSession
+from demo.verdict import HELD_SECONDS
 from media_emoclip import load_audio
 
 RATE = 16_000
@@ -130,7 +131,8 @@ def test_speech_is_scored_and_silence_fades_to_listening(session, speech):
 
 def test_it_is_the_pipelines_own_answer(session, app, speech, face):
     """The voice of the last 3 seconds, and both together."""
-    say(session, speech)
+    session.add_audio(speech, 3.0)
+    session.score_window()
     session.add_frame(face, 3.0)
     result = session.answer()["result"]
     voice = app.pipe(audio={"array": speech, "sampling_rate": RATE}).voice
@@ -138,11 +140,43 @@ def test_it_is_the_pipelines_own_answer(session, app, speech, face):
     both = app.pipe.model.fuse(session._face_log_probs[None], session._voice_log_probs[None])
     assert result["agreement"] == pytest.approx(both[1].item())
     assert result["fused"]["scores"]["happy"] == pytest.approx(both[0].exp()[0, LABELS.index("happy")].item())
-    differ = result["face"]["label"] != result["voice"]["label"]
-    assert session.answer()["conflict"] == (result["agreement"] < 0 and differ)
 
 
-def test_less_than_half_a_second_of_speech_is_not_scored(session, speech):
+def test_the_voice_is_smoothed_as_the_face_is(session, speech, monkeypatch):
+    sure = torch.full((2, len(LABELS)), 0.01).scatter_(1, torch.tensor([[0], [3]]), 0.95).log()
+    sure[:, -1] = -torch.inf  # it was never taught to hear surprise
+    monkeypatch.setattr(session.recognizer, "voice_log_probs", lambda windows: sure[:1])
+    end = say(session, speech)
+    monkeypatch.setattr(session.recognizer, "voice_log_probs", lambda windows: sure[1:])
+    say(session, speech[: round(HALF_LIFE_SECONDS * RATE)], end)
+    scores = session.answer()["result"]["voice"]["scores"]
+    assert scores["angry"] == pytest.approx(scores["happy"], abs=1e-3) and scores["surprise"] is None
+
+
+def test_it_listens_until_there_is_speech_enough(session, speech):
+    end = say(session, speech[: RATE // 2])
+    answer = session.answer()
+    assert answer["hearing"] == "listening" and answer["result"]["voice"] is None
+    say(session, speech[RATE // 2 : 2 * RATE], end)
+    assert session.answer()["hearing"] == "speech"
+
+
+def test_words_are_held_against_flicker_and_numbers_are_of_now(session, face, monkeypatch):
+    sure = torch.full((2, len(LABELS)), 0.01).scatter_(1, torch.tensor([[0], [3]]), 0.94).log()
+    monkeypatch.setattr(session.recognizer, "face_log_probs", lambda crops: sure[:1])
+    session.add_frame(face, 0.0)
+    assert session.answer()["headline"] == "Looks angry"
+    monkeypatch.setattr(session.recognizer, "face_log_probs", lambda crops: sure[1:])
+    monkeypatch.setattr("demo.live_session.PosteriorFilter.__call__", lambda self, log_probs, time: log_probs)
+    session.add_frame(face, 1.0)
+    answer = session.answer()
+    assert answer["headline"] == "Looks angry" and answer["labels"] == ["angry"] and "1%" in answer["line"]
+    assert answer["likeliest"]["face"] == ["happy"] and answer["tag"].startswith("happy")
+    session.add_frame(face, 1.0 + HELD_SECONDS)
+    assert session.answer()["headline"] == "Looks happy"
+
+
+def test_too_little_speech_is_not_scored(session, speech):
     sound = np.zeros(3 * RATE, np.float32)
     sound[: round(0.3 * RATE)] = speech[: round(0.3 * RATE)]
     say(session, sound)

@@ -6,13 +6,16 @@ const find = (selector) => live.querySelector(selector);
 const picture = find(".picture"), video = find("video"), box = find(".box"), toggle = find(".toggle");
 const canvas = find("canvas"), pen = canvas.getContext("2d");
 const labels = [...live.querySelectorAll("template")].map((template) => template.dataset.glyph);
-const inks = Object.fromEntries([...live.querySelectorAll("template")].map(({ dataset }) => [dataset.glyph, dataset.ink]));
+const inks = {}, words = {};
+for (const { dataset } of live.querySelectorAll("template")) {
+  inks[dataset.glyph] = dataset.ink;
+  words[dataset.glyph] = dataset.word;
+}
 const colours = {};
 for (const row of find(".bars").querySelectorAll("li"))
   colours[row.dataset.label] = row.style.getPropertyValue("--colour");
 
 const FRAME_SIDE = 480, FRAME_MILLISECONDS = 80, SOUND_SECONDS = 0.25, TIMELINE_SECONDS = 60;
-const HEADLINE_SECONDS = 0.6; // for which another verdict must hold before it is shown
 const INVITATION = find(".status").textContent;
 const WORDS = {
   speech: "hears you", listening: "listening …", silent: "silence", off: "microphone off", wait: "microphone on",
@@ -72,7 +75,7 @@ function stop(sentence = INVITATION, state = "off") {
   find(".level i").style.width = 0;
   find(".heard").textContent = WORDS.off;
   for (const name of ["Face", "Voice", "Together"]) fillCard(name, null, "");
-  fillVerdict({ headline: "Ready when you are", line: "Press Start.", conflict: false, result: {} });
+  fillVerdict({ headline: "Ready when you are", line: "Press Start.", labels: [], result: {} });
   fillMessages([]);
   drawTimeline();
   show(state, sentence);
@@ -213,11 +216,11 @@ function draw(mine, answer) {
   }
   mine.moments.push({ time: now, face, voice });
   while (mine.moments[0].time < now - TIMELINE_SECONDS - 1) mine.moments.shift();
-  drawBox(face, answer.size);
-  fillCard("Face", face, "smoothed");
-  fillCard("Voice", voice, "last 3 s");
-  fillCard("Together", fused, face && voice ? "fused" : "alone");
-  fillVerdict(settled(mine, answer, now));
+  drawBox(face, answer.tag, answer.size);
+  fillCard("Face", face, "smoothed", answer.likeliest.face);
+  fillCard("Voice", voice, "last 3 s", answer.likeliest.voice);
+  fillCard("Together", fused, face && voice ? "fused" : "alone", answer.likeliest.fused);
+  fillVerdict(answer);
   fillMessages([...mine.notes, ...answer.result.messages]);
   find(".heard").textContent = WORDS[answer.hearing ?? (mine.context ? "wait" : "off")];
   live.dataset.hearing = answer.hearing ?? "";
@@ -228,9 +231,9 @@ function draw(mine, answer) {
   }
 }
 
-const percent = (score) => `${Math.round(100 * score)} %`;
+const percent = (score) => `${Math.round(100 * score)}%`;
 
-function drawBox(face, size) {
+function drawBox(face, tag, size) {
   box.hidden = !face;
   if (!face) return;
   const [x, y, width, height] = face.box, [fullWidth, fullHeight] = size;
@@ -242,16 +245,16 @@ function drawBox(face, size) {
   box.style.height = `${(100 * height) / fullHeight}%`;
   box.classList.toggle("below", y < 0.12 * fullHeight);
   box.classList.toggle("right", x + width / 2 < fullWidth / 2); // its tag, which may be wider than it
-  box.firstElementChild.textContent = `${face.label} ${percent(face.scores[face.label])}`;
+  box.firstElementChild.textContent = tag;
 }
 
-function fillCard(name, emotion, note) {
+function fillCard(name, emotion, note, likeliest) {
   const card = find(`.bars[aria-label="${name}"]`);
   card.classList.toggle("missing", !emotion);
   card.querySelector("small").textContent = emotion ? note : "";
   for (const row of card.querySelectorAll("li")) {
     const score = emotion ? emotion.scores[row.dataset.label] : 0;
-    row.classList.toggle("top", emotion?.label === row.dataset.label);
+    row.classList.toggle("top", Boolean(emotion) && likeliest.includes(row.dataset.label));
     const shown = row.querySelector(".score");
     if (emotion && score === null)
       shown.innerHTML = '<abbr title="The voice was not taught this emotion">n/a</abbr>';
@@ -260,18 +263,9 @@ function fillCard(name, emotion, note) {
   }
 }
 
-// The answer with the words that are shown already, until others have held for long enough to be more than a flicker.
-function settled(mine, answer, now) {
-  if (answer.headline !== mine.coming?.headline) mine.coming = { headline: answer.headline, since: now };
-  const same = answer.headline === mine.shown?.headline;
-  if (!mine.shown || same || now - mine.coming.since >= HEADLINE_SECONDS) mine.shown = answer;
-  return mine.shown;
-}
-
-function fillVerdict({ headline, line, conflict, result }) {
-  const verdict = find(".verdict"), label = result.fused?.label ?? "neutral";
-  verdict.style.setProperty("--colour", result.fused ? colours[label] : "#8F8F99");
-  const shown = conflict ? [result.face.label, result.voice.label] : [label];
+function fillVerdict({ headline, line, labels: named, result }) {
+  const verdict = find(".verdict"), shown = named.length ? named : ["neutral"];
+  verdict.style.setProperty("--colour", colours[shown[0]]);
   if (verdict.dataset.shown !== shown.join()) {
     verdict.dataset.shown = shown.join();
     verdict.querySelector(".glyphs").replaceChildren(
@@ -335,7 +329,7 @@ function drawTimeline(moments = [], now = 0) {
     pen.textAlign = ago === 60 ? "left" : ago ? "center" : "right";
     pen.fillText(ago ? `−${ago} s` : "now", across(now - ago), height);
   }
-  const told = (source) => `${source} ${moments.at(-1)?.[source]?.label ?? "nothing"}`;
+  const told = (source) => `${source} ${words[moments.at(-1)?.[source]?.label] ?? "nothing"}`;
   const length = moments.length ? Math.min(TIMELINE_SECONDS, Math.round(now - moments[0].time)) : 0;
   canvas.setAttribute("aria-label",
     moments.length ? `Timeline of ${length} seconds, now: ${told("face")}, ${told("voice")}` : "Timeline, empty");
@@ -368,7 +362,7 @@ function drawStretch(stretch, source, top, band, across) {
       else if (stretch[i + 1]?.[source].label !== label) {
         const middle = (from + i) >> 1, start = across(stretch[from].time), end = across(stretch[i].time);
         if (end - start > 64 && band * (roof[middle] - floor[middle]) > 13)
-          names.push([label, (start + end) / 2, top + band * (1 - (roof[middle] + floor[middle]) / 2)]);
+          names.push([words[label], (start + end) / 2, top + band * (1 - (roof[middle] + floor[middle]) / 2)]);
       }
     }
     roof.forEach((value, i) => (floor[i] = value));

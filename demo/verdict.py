@@ -1,0 +1,105 @@
+"""What may be said of a result, by one rule for the words, the drawn faces and the bars of every tab.
+
+An emotion is said where it is ahead of the second by `AHEAD`; otherwise both are, as hard to tell. "Looks happy,
+sounds sad" is said where that holds of the face and of the voice, and the two clearly do not go together.
+"""
+
+import math
+from dataclasses import dataclass
+
+from demo.emotions import adjective
+from results_emoclip import Emotion, FusedResult
+
+AHEAD = 0.15  # of the probability: 15 points
+CONFLICT = -math.log(2)  # of the agreement: half as likely together as apart
+CONFIDENCE = {0.8: "High", 0.55: "Medium", 0.0: "Low"}  # from which probability on
+HELD_SECONDS = 0.6  # for which other words must be right before they replace those that stand
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`labels` are the emotions that the headline names, whose faces are drawn: none, one, or two. `kind` says how to
+    read two: "conflict" is of the face and of the voice, "unsure" the two likeliest."""
+
+    headline: str
+    labels: tuple[str, ...]
+    kind: str
+    sources: tuple[bool, bool]  # whether there is a face, and a voice
+
+    def line(self, result: FusedResult) -> str:
+        """The numbers of a result, of what the headline names."""
+        if self.kind == "conflict":
+            face, voice = self.labels
+            return f"Face {percent(result.face.scores[face])}, voice {percent(result.voice.scores[voice])}"
+        scores = [result.fused.scores[label] or 0.0 for label in self.labels]
+        if self.kind == "unsure":
+            return " against ".join(map(percent, scores))
+        word = next(word for least, word in CONFIDENCE.items() if scores[0] >= least)
+        return f"{word} confidence, {percent(scores[0])}"
+
+
+NOTHING = Verdict("Nothing to go by", (), "nothing", (False, False))
+
+
+def verdict(result: FusedResult) -> Verdict:
+    """The verdict on a result; NOTHING where there is neither a face nor a voice."""
+    if result.fused is None:
+        return NOTHING
+    sources = result.face is not None, result.voice is not None
+    if is_conflict(result):
+        labels = result.face.label, result.voice.label
+        return Verdict(f"Looks {adjective(labels[0])}, sounds {adjective(labels[1])}", labels, "conflict", sources)
+    labels = likeliest(result.fused)
+    if len(labels) == 2:
+        return Verdict(f"Hard to tell: {' or '.join(map(adjective, labels))}", labels, "unsure", sources)
+    word = adjective(labels[0])
+    if not all(sources):
+        headline = f"{'Looks' if result.face else 'Sounds'} {word}"
+    elif result.face.label == result.voice.label == labels[0]:
+        headline = f"Looks and sounds {word}"
+    else:
+        headline = f"Most likely {word}"
+    return Verdict(headline, labels, "sure", sources)
+
+
+def likeliest(emotion: Emotion) -> tuple[str, ...]:
+    """The label, with the second where that is close behind."""
+    first, second = sorted(emotion.scores, key=lambda label: emotion.scores[label] or 0.0, reverse=True)[:2]
+    close = (emotion.scores[first] or 0.0) - (emotion.scores[second] or 0.0) < AHEAD
+    return (first, second) if close else (first,)
+
+
+def tag(emotion: Emotion) -> str:
+    """What stands at a face's box: "happy 96%", or "angry or sad"."""
+    labels = likeliest(emotion)
+    words = " or ".join(map(adjective, labels))
+    return words if len(labels) == 2 else f"{words} {percent(emotion.scores[labels[0]])}"
+
+
+def is_conflict(result: FusedResult) -> bool:
+    """Whether face and voice each say one thing for sure, and not the same."""
+    if result.agreement is None or result.agreement > CONFLICT or result.face.label == result.voice.label:
+        return False
+    return len(likeliest(result.face)) == len(likeliest(result.voice)) == 1
+
+
+class Held:
+    """The words of a stream of results, held against flicker: others replace them once they have been right for
+    HELD_SECONDS, or at once where a face or a voice came or went."""
+
+    def __init__(self) -> None:
+        self._shown, self._coming, self._since = NOTHING, NOTHING, 0.0
+
+    def __call__(self, result: FusedResult, time: float) -> Verdict:
+        """The verdict to show for the result of a time, in seconds."""
+        now = verdict(result)
+        if now.headline != self._coming.headline:
+            self._coming, self._since = now, time
+        if now.sources != self._shown.sources or time - self._since >= HELD_SECONDS:
+            self._shown = now
+        return self._shown
+
+
+def percent(score: float) -> str:
+    """A score from 0 to 1: "42%"."""
+    return f"{score:.0%}"
