@@ -1,0 +1,141 @@
+"""What the people in many photos, recordings and videos look and sound like, as one table:
+
+    python predict_hf.py photos --output results.parquet              # folders are walked
+    python predict_hf.py clips/*.mp4 --every 1 --output results.csv   # a row a second, and one a person
+    python predict_hf.py pairs.csv --output results.jsonl             # columns image and audio
+    python predict_hf.py list.txt --what voice --output results.parquet
+    torchrun --nproc_per_node 2 predict_hf.py photos --output results.parquet    # two processes, or two GPUs
+
+The same command goes on where an interrupted one was. Columns, inputs and clusters: docs/many-files.md.
+"""
+
+import hashlib
+import os
+import sys
+import time
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import cv2
+import datasets
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from demo.emotions import COLOURS
+from hub import NEEDED, HubError, fetch, load_pipeline
+from prediction.inputs import find_inputs
+from prediction.output import Output, columns, parts_of, rows_of, summary
+from prediction.plot import draw, picture_of
+from prediction.work import Answer, What, recognize
+from recognizer_emoclip import Recognizer
+from video_emoclip import SAMPLES_PER_SECOND, VideoResult
+
+SAVE_SECONDS = 10.0  # of work that an interruption may cost
+WAIT = timedelta(days=30)  # that a process waits for the slowest
+
+
+@dataclass
+class PredictArguments:
+    output: str = field(metadata={"help": "the table to write: .parquet, .csv or .jsonl"})
+    model: str = field(default="checkpoints/emoclip-small", metadata={"help": "folder or Hub id"})
+    what: What = field(default="both", metadata={"help": "faces, voices, or both"})
+    every: float | None = field(
+        default=None, metadata={"help": "of videos, also a row for every so many seconds, a multiple of 0.2"}
+    )
+    plot: str | None = field(default=None, metadata={"help": "a folder for a picture of each video's timeline"})
+    threads: int | None = field(
+        default=None, metadata={"help": "that work at once in a process; by default, one for each core"}
+    )
+
+    def __post_init__(self):
+        if self.every is not None:
+            steps = self.every * SAMPLES_PER_SECOND
+            if steps < 1 - 1e-6 or abs(steps - round(steps)) > 1e-6:
+                raise ValueError(f"--every must be a multiple of {1 / SAMPLES_PER_SECOND}, not {self.every}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"--threads must be at least 1, not {self.threads}.")
+
+
+def digest(folder: Path) -> str:
+    """What tells a checkpoint from another, whatever it is called."""
+    sha = hashlib.sha256()
+    for name in NEEDED:
+        sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
+
+
+def save(answers: Iterable[Answer], output: Output, args: PredictArguments) -> None:
+    """Writes answers as they come: every SAVE_SECONDS, at the end, and where it is interrupted."""
+    rows, saved = [], time.monotonic()
+    try:
+        for answer in answers:
+            rows += rows_of(answer, args.every)
+            if args.plot and isinstance(answer.result, VideoResult):
+                draw(answer.result, picture_of(answer, Path(args.plot)), COLOURS)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                output.write(rows)
+                rows, saved = [], time.monotonic()
+    finally:
+        if rows:
+            output.write(rows)
+
+
+def main():
+    parser = HfArgumentParser(PredictArguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", help="files, folders, lists (.txt), tables (.csv, .jsonl, .parquet)")
+    try:
+        args, given = parser.parse_args_into_dataclasses()
+        state = PartialState(cpu=True, timeout=WAIT)  # processes only wait for each other, which needs no GPU
+        datasets.disable_progress_bars()
+        path = Path(args.output)
+        left_out = [path, parts_of(path), *([Path(args.plot)] if args.plot else [])]
+        inputs = find_inputs(given.inputs, left_out)
+        folder = fetch(args.model)
+        device = f"cuda:{state.local_process_index}" if torch.cuda.is_available() else "cpu"
+        pipe = load_pipeline(folder, device=device)
+        run = {"inputs": inputs.digest, "weights": digest(folder), "--what": args.what, "--every": args.every}
+        output = Output(path, columns(inputs.columns, pipe.model.config.labels), run)
+        if state.is_main_process:
+            output.begin()
+        state.wait_for_everyone()
+        done = output.done()
+        state.wait_for_everyone()  # so that all have seen the same before one writes more
+    except (HubError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"predict_hf.py: {error}")
+
+    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    threads = args.threads or max(1, cores)
+    torch.set_num_threads(max(1, cores // threads))
+    cv2.setNumThreads(max(1, cores // threads))
+    left = [number for number in range(len(inputs.rows)) if number not in done]
+    share = left[state.process_index :: state.num_processes]
+    if state.is_main_process and done:
+        print(f"Going on: {len(done):,} of {len(inputs.rows):,} inputs are answered.")
+    answers = recognize(
+        ((number, inputs.rows[number]) for number in share),
+        lambda: Recognizer(pipe.model, pipe.processor),
+        threads,
+        args.what,
+    )
+    name = f"process 1 of {state.num_processes}" if state.num_processes > 1 else None
+    bar = tqdm(answers, name, len(share), unit="input", disable=not state.is_main_process, dynamic_ncols=True)
+    try:
+        save(bar, output, args)
+    except KeyboardInterrupt:
+        sys.exit("predict_hf.py: interrupted; the same command goes on.")
+    except (ImportError, OSError) as error:
+        sys.exit(f"predict_hf.py: {error}; then the same command goes on.")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        print(summary(output.finish()))
+        output.clear()
+        print(f"Saved to {path}")
+
+
+if __name__ == "__main__":
+    main()

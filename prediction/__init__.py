@@ -1,0 +1,1 @@
+"""Many files at once: what predict_hf.py is made of."""
