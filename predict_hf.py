@@ -31,9 +31,9 @@ from hub import NEEDED, HubError, fetch, load_pipeline
 from prediction.inputs import find_inputs
 from prediction.output import Output, columns, parts_of, rows_of, summary
 from prediction.plot import draw, picture_of
-from prediction.work import Answer, What, recognize
+from prediction.work import Answer, recognize
 from recognizer_emoclip import Recognizer
-from video_emoclip import SAMPLES_PER_SECOND, VideoResult
+from video_emoclip import SAMPLES_PER_SECOND, VideoResult, What
 
 SAVE_SECONDS = 10.0  # of work that an interruption may cost
 WAIT = timedelta(days=30)  # that a process waits for the slowest

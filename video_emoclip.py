@@ -18,7 +18,7 @@ import io
 import math
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,6 +65,8 @@ CONFLICT_GAP_SECONDS = 0.6  # conflicts that lie no farther apart are one
 MIN_CONFLICT_SECONDS = 1.0
 
 VideoSource = FileSource
+#: What of a video is answered.
+What = Literal["both", "face", "voice"]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -220,19 +222,23 @@ class VideoReader:
     there is, `fraction` how much is done, `seconds` how far it came, `damaged` whether parts could not be read. Of
     several sound tracks the first that is not silent is read, and `note` says which; it is None where there is one.
 
+    Args:
+        source: a path, or a file's bytes.
+        what: "face" leaves out the sound, and "voice" the picture.
     Raises:
         InputError: it is no video or sound, or is too long or too large.
         ImportError: PyAV is not installed.
     """
 
-    def __init__(self, source: VideoSource):
+    def __init__(self, source: VideoSource, what: What = "both"):
         if av is None:
             raise ImportError("Reading videos needs PyAV: pip install av")
         self._file = open_file(source, "video")
         try:
             self._bytes = self._file.seek(0, io.SEEK_END)
             self._container, sound, self.note = open_sound(self._file)
-            streams = (moving_picture(self._container), sound)
+            picture = None if what == "voice" else moving_picture(self._container)
+            streams = (picture, None if what == "face" else sound)
             usable = [stream for stream in streams if stream is not None and stream.codec_context is not None]
         except DECODE_ERRORS:
             self._file.close()
@@ -246,6 +252,10 @@ class VideoReader:
         self.size = None
         self.seconds, self.fraction, self.damaged = 0.0, 0.0, False
         try:
+            if not usable and what != "both":
+                raise InputError(
+                    f"The video has no {'picture' if what == 'face' else 'sound'}, and only that is asked for."
+                )
             self._check()
         except InputError:
             self.close()
@@ -548,18 +558,21 @@ class VoiceTimeline:
 # Analysis
 
 
-def analyze_video(recognizer: Recognizer, source: VideoSource) -> Generator[float, None, VideoResult]:
+def analyze_video(
+    recognizer: Recognizer, source: VideoSource, what: What = "both"
+) -> Generator[float, None, VideoResult]:
     """Recognise the emotions in a video. The generator gives the fraction done, and returns the result; to stop in
     the middle, close it. `finish` runs it to its end.
 
     Args:
         source: a path, or a file's bytes: up to 10 minutes of MP4, MOV, WebM, MKV, AVI and the like. Where the picture
             or the sound is missing, the other is answered alone.
+        what: the faces, the voices, or both.
     Raises:
         InputError: it is not a video, is damaged from the start, too long or too large.
         ImportError: PyAV, OpenCV or silero-vad is not installed.
     """
-    with VideoReader(source) as video:
+    with VideoReader(source, what) as video:
         faces, voice = FaceTimeline(recognizer), VoiceTimeline(recognizer)
         next_look = 0.0
         for time, frame in video:
@@ -572,14 +585,16 @@ def analyze_video(recognizer: Recognizer, source: VideoSource) -> Generator[floa
         voice.finish()
         if video.size is None and not voice.has_sound:
             raise _unreadable()
-        return _assemble(recognizer, video, faces, voice)
+        return _assemble(recognizer, video, faces, voice, what)
 
 
-def _assemble(recognizer: Recognizer, video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline) -> VideoResult:
+def _assemble(
+    recognizer: Recognizer, video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline, what: What
+) -> VideoResult:
     people, face_mean = faces.people()
     voice_mean = mean_log_probs(torch.cat(voice.log_probs)) if voice.log_probs else None
     result = VideoResult(video.seconds, *(video.size or (None, None)), people=people, segments=voice.segments)
-    result.messages = _messages(video, faces, voice, people)
+    result.messages = _messages(video, faces, voice, people, what)
     result.detector = recognizer.face_detector.name if video.size else None
     if face_mean is None and voice_mean is None:
         return result
@@ -632,16 +647,20 @@ def _stretches(flags: list[bool]) -> Iterator[tuple[int, int]]:
             first = None
 
 
-def _messages(video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline, people: list[Person]) -> list[str]:
+def _messages(
+    video: VideoReader, faces: FaceTimeline, voice: VoiceTimeline, people: list[Person], what: What
+) -> list[str]:
     messages = []
     if video.damaged:
         messages.append(f"The video is damaged: only what could be read of its first {video.seconds:.1f} s was used.")
-    if video.size is None:
+    if what != "voice" and video.size is None:
         messages.append("The file has no moving picture: only its sound was used.")
-    elif not people:
+    elif what != "voice" and not people:
         messages.append("No face was found in the video: try one where a face is larger, or better lit.")
     if faces.lies:
         messages.append("The video lies on its side or stands on its head: turn it upright and give it again.")
+    if what == "face":
+        return messages
     messages += [note for note in (video.note, voice.note) if note is not None]
     if not video.sound_channels:
         messages.append("The video has no sound: only the faces in it were used.")

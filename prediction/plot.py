@@ -12,8 +12,8 @@ TITLES = {"face": "looks", "voice": "sounds", "fused": "together"}
 
 def picture_of(answer: Answer, folder: Path) -> Path:
     """Where an answer's picture is put: its number and its file's name tell it from all others."""
-    [name] = answer.names.values()
-    return folder / f"{answer.number:06}-{Path(name or '').stem}.png"
+    name = next((name for name in answer.names.values() if name), "video")
+    return folder / f"{answer.number:06}-{Path(name).stem}.png"
 
 
 def draw(video: VideoResult, path: Path, colours: dict[str, str]) -> None:

@@ -12,16 +12,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from files_emoclip import FileSource, kind_of
 from media_emoclip import InputError
 from prediction.inputs import Row, name_of
 from recognizer_emoclip import ROWS_PER_FORWARD, Observation, Recognizer
 from results_emoclip import EmotionResult
-from video_emoclip import VideoResult, analyze_video, finish
-
-What = Literal["both", "face", "voice"]
+from video_emoclip import VideoResult, What, analyze_video, finish
 
 #: What cannot be asked of a kind of input.
 LACKING = {"face": {"audio": "a recording"}, "voice": {"image": "a photo"}}
@@ -167,7 +164,7 @@ class _Worker:
         return wanted
 
     def _watch(self, source: FileSource) -> VideoResult:
-        return finish(analyze_video(self._recognizer, source), self._rows.check)
+        return finish(analyze_video(self._recognizer, source, self._what), self._rows.check)
 
     def _score(self, seen: list[tuple[Answer, Observation]]) -> Iterator[Answer]:
         results = self._recognizer.score([observation for _, observation in seen])

@@ -25,8 +25,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from accelerate.commands.launch import launch_command_parser
 from helpers import ROOT
 from loopback_hub import LoopbackHub
+from transformers import HfArgumentParser
 
 from training.report import markdown_table
 
@@ -44,6 +46,7 @@ RUN_BY = {
     "app.py": "test_readme.py",
     "train_hf.py": "test_train.py",
     "evaluate_hf.py": "test_evaluate.py",
+    "predict_hf.py": "test_predict.py",
     "convert_audioclip.py": "test_audioclip.py",
     "export_onnx.py": "test_export.py",
     "experiments/recipe_search.py": "test_recipes.py",
@@ -52,6 +55,7 @@ RUN_BY = {
     "benchmarks/audioclip_speed.py": None,
     "benchmarks/live_speed.py": None,
     "benchmarks/load.py": None,
+    "benchmarks/predict_speed.py": None,
     "benchmarks/runtime_speed.py": None,
     "benchmarks/train_speed.py": None,
     "benchmarks/video_speed.py": None,
@@ -132,18 +136,19 @@ def imported(file: Path) -> set[str]:
 
 
 def test_imports_go_the_way_that_the_page_says():
-    """Travelling modules in the order of docs/development.md, then hub, then the two folders, then the commands."""
+    """Travelling modules in the order of docs/development.md, then hub, then the three folders, then the commands."""
     row = re.search(r"^\| 1\. (.*)\(all", (ROOT / "docs" / "development.md").read_text(), re.MULTILINE)[1]
     travelling = [f"{name}_emoclip" for name in re.findall(r"`(\w+)`", row)]
     assert {file.stem for file in ROOT.glob("*_emoclip.py")} == set(travelling)
+    folders = {"training", "demo", "prediction"}
     commands = {file.stem for file in ROOT.glob("*.py")} - {*travelling, "hub"} | {"experiments", "benchmarks"}
     for rank, name in enumerate(travelling):
-        upwards = {*travelling[rank:], "hub", "training", "demo", *commands}
+        upwards = {*travelling[rank:], "hub", *folders, *commands}
         assert not imported(ROOT / f"{name}.py") & upwards, name
-    assert not imported(ROOT / "hub.py") & {"training", "demo", *commands}
-    for folder, other in (("training", "demo"), ("demo", "training")):
+    assert not imported(ROOT / "hub.py") & {*folders, *commands}
+    for folder in folders:
         for file in (ROOT / folder).glob("*.py"):
-            assert not imported(file) & {other, *commands}, file.name
+            assert not imported(file) & (folders - {folder} | commands), file.name
 
 
 # --- Figures
@@ -311,8 +316,6 @@ def assert_accepted(words: list[str], monkeypatch):
         return assert_accepted(["train_hf.py", *unknown], monkeypatch)
     assert not unknown
     if program == "train_hf.py":
-        from transformers import HfArgumentParser
-
         from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 
         parser = HfArgumentParser((ModelArguments, DataArguments, EmoCLIPTrainingArguments))
@@ -330,6 +333,9 @@ def test_commands_work(command, monkeypatch):
             assert_accepted(program, monkeypatch)
         case ["torchrun", "--nproc_per_node", "2", *program]:
             assert_accepted(program, monkeypatch)
+        case ["accelerate", "launch", *arguments]:
+            launched = launch_command_parser().parse_args(arguments)
+            assert_accepted([launched.training_script, *launched.training_script_args], monkeypatch)
         case ["pip", "install", "-r", file]:
             assert (ROOT / file).is_file()
         case ["pip", "install", package, *_]:
