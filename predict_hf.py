@@ -32,7 +32,6 @@ from prediction.inputs import find_inputs
 from prediction.output import Output, columns, parts_of, rows_of, summary
 from prediction.plot import draw, picture_of
 from prediction.work import Answer, recognize
-from recognizer_emoclip import Recognizer
 from video_emoclip import SAMPLES_PER_SECOND, VideoResult, What
 
 SAVE_SECONDS = 10.0  # of work that an interruption may cost
@@ -95,6 +94,10 @@ def main():
         path = Path(args.output)
         left_out = [path, parts_of(path), *([Path(args.plot)] if args.plot else [])]
         inputs = find_inputs(given.inputs, left_out)
+        cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        threads = args.threads or max(1, cores)
+        for library in (torch.set_num_threads, cv2.setNumThreads):  # of each of our own threads
+            library(max(1, cores // threads))
         folder = fetch(args.model)
         device = f"cuda:{state.local_process_index}" if torch.cuda.is_available() else "cpu"
         pipe = load_pipeline(folder, device=device)
@@ -108,17 +111,13 @@ def main():
     except (HubError, ImportError, OSError, ValueError) as error:
         sys.exit(f"predict_hf.py: {error}")
 
-    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    threads = args.threads or max(1, cores)
-    torch.set_num_threads(max(1, cores // threads))
-    cv2.setNumThreads(max(1, cores // threads))
     left = [number for number in range(len(inputs.rows)) if number not in done]
     share = left[state.process_index :: state.num_processes]
     if state.is_main_process and done:
         print(f"Going on: {len(done):,} of {len(inputs.rows):,} inputs are answered.")
     answers = recognize(
         ((number, inputs.rows[number]) for number in share),
-        lambda: Recognizer(pipe.model, pipe.processor),
+        pipe.recognizer,
         threads,
         args.what,
     )

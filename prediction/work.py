@@ -1,6 +1,6 @@
 """From inputs to results: several threads read, find faces and speech, and score; answers come as they are ready.
 
-    for answer in recognize(numbered_rows, make_recognizer, threads=4):
+    for answer in recognize(numbered_rows, recognizer, threads=4):
         print(answer.number, answer.result or answer.error)
 
 Each thread has detectors of its own, which cannot be shared, and the model in common. What it has found waits until
@@ -10,7 +10,7 @@ there are enough faces or windows for the model to take together.
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from files_emoclip import FileSource, kind_of
@@ -66,13 +66,13 @@ class _Shared:
 
 
 def recognize(
-    rows: Iterable[tuple[int, Row]], make_recognizer: Callable[[], Recognizer], threads: int, what: What = "both"
+    rows: Iterable[tuple[int, Row]], recognizer: Recognizer, threads: int, what: What = "both"
 ) -> Iterator[Answer]:
     """The answer to every numbered row, in the order in which they are ready.
 
     Args:
         rows: each with its number; they are taken one by one, not much sooner than they are needed.
-        make_recognizer: called once in each thread; the recognizers may share a model.
+        recognizer: each thread takes it with detectors of its own.
         threads: how many work at the same time.
         what: whether faces, voices or both are answered.
     Raises:
@@ -82,7 +82,7 @@ def recognize(
 
     def work() -> None:
         try:
-            for answer in _Worker(make_recognizer(), what, shared):
+            for answer in _Worker(recognizer.with_own_detectors(), what, shared):
                 answers.put(answer)
             answers.put(None)
         except Stopped:
