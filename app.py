@@ -120,7 +120,5 @@ with Demo(
     for file in ("announce.js", "addresses.js"):
         demo.load(None, js=script(file))
 
-demo.queue(max_size=limits.MAX_QUEUE, default_concurrency_limit=2)
-
 if __name__ == "__main__":
     demo.launch(**LAUNCH)

@@ -618,16 +618,22 @@ class SpeechDetector:
 
     def __init__(self):
         try:
-            self._model = silero_vad.load_silero_vad(onnx=True)
+            # A model keeps state from one block of samples to the next. Whoever listens takes one of those that are
+            # free, or a new one: nobody waits behind another's long recording.
+            self._free = [silero_vad.load_silero_vad(onnx=True)]
         except (AttributeError, ImportError):  # silero_vad is None, or its onnxruntime is missing
             raise ImportError("Finding speech needs silero-vad: pip install silero-vad onnxruntime") from None
-        self._lock = threading.Lock()  # the model keeps state from one block of samples to the next
 
     def __reduce__(self) -> tuple:
         return SpeechDetector, ()
 
     def __call__(self, samples: np.ndarray) -> list[tuple[float, float]]:
         """The (start, end) of every stretch of speech in samples (T,) float32, in seconds."""
-        with self._lock, torch.inference_mode():
-            spans = silero_vad.get_speech_timestamps(torch.from_numpy(samples), self._model)
+        try:
+            model = self._free.pop()
+        except IndexError:
+            model = silero_vad.load_silero_vad(onnx=True)
+        with torch.inference_mode():
+            spans = silero_vad.get_speech_timestamps(torch.from_numpy(samples), model)
+        self._free.append(model)
         return [(span["start"] / self.sampling_rate, span["end"] / self.sampling_rate) for span in spans]

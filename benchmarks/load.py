@@ -4,9 +4,9 @@
     python benchmarks/load.py --root ../other-checkout --clients 50 --seconds 60 --calls 1000
 
 The demo is started on a free port of this machine. A client uploads examples/astronaut.jpg once and then asks
-/analyze for it again and again, each time as soon as it has its answer; all clients count as one address. For the
-memory, one client asks one call after the other, each in a session of its own. "Held" is the resident memory of the
-server (VmRSS).
+/analyze for it again and again, each time as soon as it has its answer; each has an address of its own, as a proxy
+would tell it. For the memory, one client asks one call after the other, each in a session of its own. "Held" is the
+resident memory of the server (VmRSS).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -57,10 +58,10 @@ def ask(client: httpx.Client, file: dict) -> bool:
     return "event: complete" in text and json.loads(text.rpartition("data: ")[2])[0]["face"] is not None
 
 
-def visit(url: str, seconds: float) -> list[tuple[float, bool]]:
+def visit(url: str, seconds: float, number: int) -> list[tuple[float, bool]]:
     """One client: how long each of its answers took, and whether it was right."""
-    answers = []
-    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+    answers, address = [], {"X-Forwarded-For": f"192.0.2.{number}"}
+    with httpx.Client(base_url=url, headers=address, timeout=TIMEOUT) as client:
         file = upload(client)
         end = time.monotonic() + seconds
         while (start := time.monotonic()) < end:
@@ -97,7 +98,7 @@ def main():
                     assert ask(client, file)
         if args.clients:
             with ThreadPoolExecutor(args.clients) as clients:
-                visits = list(clients.map(visit, [url] * args.clients, [args.seconds] * args.clients))
+                visits = list(clients.map(partial(visit, url, args.seconds), range(args.clients)))
             times = [took for each in visits for took, right in each if right]
             wrong = sum(not right for each in visits for _, right in each)
             median, p95 = np.percentile(times, [50, 95])

@@ -22,6 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo import limits
+from demo.turns import Turns
 from demo.uploads import find_upload
 
 MAX_DEPTH = 20  # of lists in lists, of which no endpoint takes any
@@ -66,6 +67,8 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
+        if scope["client"]:  # MCP passes calls on to this server, with their headers: they are still the visitor's
+            MutableHeaders(scope=scope)["X-Forwarded-For"] = scope["client"][0]
         path = scope["path"].rstrip("/")
         received = self._uploading if path.endswith(UPLOAD) else self._asking
         try:
@@ -127,10 +130,39 @@ def _page(app: App, path: str):
 
 
 class Demo(gr.Blocks):
-    """Gradio's page, to which a client can name no files but those that it uploaded.
+    """Gradio's page, to which a client can name no files but those that it uploaded, and whose calls take turns.
 
     Gradio itself would fetch addresses of other servers, of any size, and raise where a path is not one.
     """
+
+    def queue(self, *args: Any, **kwargs: Any) -> "Demo":
+        """Gradio calls it. No call goes past the queue, as `api_open` would have it."""
+        super().queue(*args, **{**kwargs, "api_open": False})
+        self._queue = Turns(
+            live_updates=True,
+            concurrency_count=self.max_threads,
+            update_intervals=1,
+            max_size=None,  # `Turns` has its own
+            blocks=self,
+            default_concurrency_limit=limits.PLACES,
+        )
+        return self
+
+    async def call_function(
+        self,
+        block_fn: BlockFunction,
+        processed_input: list,
+        iterator: AsyncIterator | None,
+        requests: gr.Request | None,
+        event_id: str | None,
+        *args: Any,
+    ) -> dict:
+        """Keeps the place of a call that is cancelled, until its thread is done."""
+        work = asyncio.create_task(
+            super().call_function(block_fn, processed_input, iterator, requests, event_id, *args)
+        )
+        self._queue.keep_place(event_id, work)
+        return await asyncio.shield(work)
 
     async def preprocess_data(self, block_fn: BlockFunction, inputs: list, *args: Any, **kwargs: Any) -> list:
         """Leaves it to the endpoints to say what is wrong with a file; the page itself never sends such."""

@@ -25,7 +25,8 @@ MAX_VIDEO_WORK_SECONDS = 600.0  # for which a video may keep its place
 MAX_WORDS, MAX_WORD_LENGTH = 12, 60
 
 # Who is there
-MAX_QUEUE = 128  # calls that wait
+MAX_QUEUE, MAX_QUEUE_PER_ADDRESS = 128, 16  # calls that wait
+PLACES = 2  # for each kind of work; an address has one of them at a time
 MAX_PROGRAM_SESSIONS = 50  # Gradio keeps 0.27 MB for each; a program has one a call
 MAX_PAGE_SESSIONS = 500  # pages that are open
 

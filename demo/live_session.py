@@ -50,8 +50,8 @@ class LiveSession:
     `add_frame` and `score_window` do the work and may run in a thread; `add_audio` only collects.
 
     Args:
-        recognizer: the session's own: a detector is locked while it works, so a shared one would keep a visitor
-            waiting behind another's long recording.
+        recognizer: the session's own: a face detector is locked while it works, so that a shared one would serve one
+            visitor at a time.
         sampling_rate: of the visitor's sound, in Hz.
     """
 

@@ -1,4 +1,4 @@
-"""What belongs to no tab: the theme, the header, the browser's files, and the queue in which visitors wait."""
+"""What belongs to no tab: the theme, the header and the browser's files."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,6 @@ from demo.emotions import COLOURS, glyph
 STATIC = Path(__file__).parent / "static"
 FILES = {file.name: file for file in sorted(STATIC.iterdir()) if file.is_file()}
 VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in FILES.values())).hexdigest()[:12]
-MODEL_QUEUE = "model"  # the concurrency_id of whatever asks the model for a photo or a recording
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from elsewhere

@@ -8,8 +8,9 @@ import gradio as gr
 from PIL import Image
 
 from demo.emotions import COLOURS, EmotionJSON, ink
-from demo.page import MODEL_QUEUE, scroll_to
+from demo.page import scroll_to
 from demo.spectrogram import spectrogram_view
+from demo.turns import PHOTO, RECORDING
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
 from demo.verdict import likeliest, tag
 from demo.views import bar, bars, embedded, messages, placeholder, verdict_view
@@ -73,18 +74,18 @@ def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> 
             [photo, recording],
             shown,
             api_visibility="private",
-            concurrency_id=MODEL_QUEUE,
+            concurrency_id=RECORDING,
             show_progress_on=output,
         )
         for asked in (button.click, example.then)
     ]
     # Apart from the answer, which should not wait for it.
-    told = ask.click(why, answered, reasons, api_visibility="private", concurrency_id=MODEL_QUEUE)
+    told = ask.click(why, answered, reasons, api_visibility="private", concurrency_id=PHOTO)
     told.then(lambda: gr.update(visible=False), None, ask, api_visibility="private", queue=False)
     for source in (photo, recording):
         taken_back(source, lambda: (EMPTY, gr.update(visible=False), "", None), shown, [*runs, told])
     output.change(None, js=scroll_to("answer"))
-    gr.api(analyze_endpoint(recognizer), api_name="analyze", concurrency_id=MODEL_QUEUE)
+    gr.api(analyze_endpoint(recognizer), api_name="analyze", concurrency_id=RECORDING)
 
 
 def analyze_endpoint(recognizer: Recognizer) -> Callable[..., ResultJSON]:

@@ -17,6 +17,7 @@ from demo.emotions import COLOURS, EmotionJSON
 from demo.limits import MAX_UPLOAD, MAX_VIDEO_WORK_SECONDS
 from demo.page import script, scroll_to
 from demo.timeline import above_view, below_view
+from demo.turns import VIDEO
 from demo.uploads import EXAMPLES, one_click, taken_back, uploaded
 from demo.verdict import percent
 from demo.views import messages, placeholder
@@ -128,7 +129,7 @@ def video_tab(recognizer: Recognizer) -> None:
             partial(watch, recognizer),
             video,
             outputs,
-            concurrency_id="video",
+            concurrency_id=VIDEO,
             show_progress="hidden",
             api_visibility="private",
         )
@@ -144,10 +145,7 @@ def video_tab(recognizer: Recognizer) -> None:
     )
     taken_back(video, lambda: (EMPTY, HIDDEN, "", gr.update(interactive=False)), [*outputs, cancel], runs)
     player.change(None, js=script("keep_playing.js"))
-    # Programs have a queue of their own: one of them may send many videos, a visitor of the page sends one at a time.
-    gr.api(
-        analyze_video_endpoint(recognizer), api_name="analyze_video", concurrency_id="video-api", concurrency_limit=1
-    )
+    gr.api(analyze_video_endpoint(recognizer), api_name="analyze_video", concurrency_id=VIDEO)
 
 
 def analyze_video_endpoint(recognizer: Recognizer) -> Callable[..., VideoJSON]:

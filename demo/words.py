@@ -9,7 +9,8 @@ import gradio as gr
 
 from demo.emotions import COLOURS, adjective
 from demo.limits import MAX_WORD_LENGTH, MAX_WORDS
-from demo.page import MODEL_QUEUE, scroll_to
+from demo.page import scroll_to
+from demo.turns import RECORDING
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
 from demo.views import messages, placeholder, signed
 from media_emoclip import InputError
@@ -67,14 +68,14 @@ def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None
             [text, photo, recording],
             output,
             api_visibility="private",
-            concurrency_id=MODEL_QUEUE,
+            concurrency_id=RECORDING,
         )
         for asked in (button.click, text.submit, example.then)
     ]
     for source in (photo, recording):
         taken_back(source, lambda: EMPTY, [output], runs)
     output.change(None, js=scroll_to("words-answer"))
-    gr.api(compare_words_endpoint(pipe), api_name="compare_words", concurrency_id=MODEL_QUEUE)
+    gr.api(compare_words_endpoint(pipe), api_name="compare_words", concurrency_id=RECORDING)
 
 
 def compare_words_endpoint(pipe: EmotionRecognitionPipeline) -> Callable[..., WordsJSON]:

@@ -105,8 +105,11 @@ def test_fifty_visitors_at_once_wait_and_are_answered(server, client):
     upload = httpx.post(f"{server}gradio_api/upload", files={"files": ASTRONAUT.read_bytes()}).json()[0]
     file = {"path": upload, "meta": {"_type": "gradio.FileData"}}
 
-    def visit(_) -> dict:
-        call = httpx.post(f"{server}gradio_api/call/analyze", json={"data": [file, None]}, timeout=120)
+    def visit(number: int) -> dict:
+        address = {"X-Forwarded-For": f"192.0.2.{number}"}
+        call = httpx.post(
+            f"{server}gradio_api/call/analyze", json={"data": [file, None]}, headers=address, timeout=120
+        )
         answer = httpx.get(f"{server}gradio_api/call/analyze/{call.json()['event_id']}", timeout=120).text
         return json.loads(answer.split("event: complete\ndata: ")[1])[0]
 

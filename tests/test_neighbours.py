@@ -251,6 +251,17 @@ def test_an_address_may_send_so_much(monkeypatch):
             assert answer.status_code == 429 and "wait" in answer.text
 
 
+def test_what_mcp_passes_on_counts_as_the_visitors():
+    """Gradio's MCP calls this server with the visitor's headers: what he forged does not come along."""
+
+    async def tell(request: Request) -> Response:
+        return Response(request.headers["X-Forwarded-For"])
+
+    app = Starlette(routes=[Route("/gradio_api/mcp", tell)], middleware=[Middleware(Guard)])
+    with TestClient(app, client=("192.0.2.1", 1)) as client:
+        assert client.get("/gradio_api/mcp", headers={"X-Forwarded-For": "203.0.113.1"}).text == "192.0.2.1"
+
+
 @pytest.mark.parametrize("path", ["", "gradio_api/mcp/", "gradio_api/call/live", "config"])
 def test_a_local_demo_answers_to_its_own_name_only(server, path):
     """Or a website could have its own name lead here, and read what this machine's browser may."""
