@@ -19,8 +19,18 @@ LABELS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 #: CREMA-D was acted without surprise, so the voice head is taught the other six.
 VOICE_LABELS = LABELS[:-1]
 
+#: What an answer means: what was acted, as the corpora's labels say, or how people perceive it, as their votes say.
+Reading = Literal["acted", "perceived"]
+
 #: Of config.json. It is raised where older code would misread a newer file, which that code then refuses.
 FORMAT_VERSION = 3
+
+#: Class shares and calibrations of one reading: the fields of EmoCLIPConfig, and again those of its `perceived`.
+READING_FIELDS = (
+    *("face_prior", "voice_prior", "target_prior"),
+    *("face_temperature", "voice_temperature", "face_bias", "voice_bias"),
+    *("face_threshold", "voice_threshold"),
+)
 
 DEFAULT_LOSS_WEIGHTS = {
     "face": 1.0,
@@ -34,17 +44,19 @@ DEFAULT_LOSS_WEIGHTS = {
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a head was trained on, and its calibration; each holds a number for every class that the head knows.
+    """What a head's posteriors are of, in one reading; each holds a number for every class that the head knows.
 
     Args:
-        prior: share of each class in the training data.
-        temperature, bias: a class's logit is divided by the one, then the other is added (vector scaling, Guo et al.,
-            2017).
+        prior: share of each class in the training data: of the labels, or of people's votes.
+        temperature, bias: the calibration: a class's logit is divided by the one, then the other is added (vector
+            scaling, Guo et al., 2017).
+        threshold: an answer of a lower score is unsure.
     """
 
     prior: dict[str, float]
     temperature: dict[str, float]
     bias: dict[str, float]
+    threshold: float
 
 
 def whole_calibration(
@@ -177,6 +189,12 @@ class EmoCLIPConfig(PreTrainedConfig):
         face_bias, voice_bias: what is added to the divided logits of each class that the head was taught, by name,
             fitted together with the temperatures. The fusion asks for them: it divides by class shares, which the
             posteriors must have on average. None for 0.
+        face_threshold, voice_threshold: a head's answer of a lower score is unsure; fitted on validation data.
+        perceived: these nine fields, `face_prior` to `voice_threshold`, once more by their names: of the reading
+            "perceived", for which shares, calibrations and thresholds go by people's votes instead of the labels.
+            None where nobody voted; that reading is then the same as "acted".
+        neutral: by head and label, the mean log-posterior before calibration of validation data that are labelled
+            neutral, which a person's baseline is compared with; None where it is not known.
         loss_weights: what each loss counts for in training: `face`, `voice` (cross-entropy of the heads),
             `image_audio`, `image_text`, `audio_text` (contrastive), `transform` (how far the norms of the waveform
             tower's filters are from 1; `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
@@ -213,6 +231,10 @@ class EmoCLIPConfig(PreTrainedConfig):
     voice_temperature: dict[str, float | int] | float | int = 1.0
     face_bias: dict[str, float | int] | None = None
     voice_bias: dict[str, float | int] | None = None
+    face_threshold: float | int = 0.0
+    voice_threshold: float | int = 0.0
+    perceived: dict[str, dict[str, float | int] | float | int] | None = None
+    neutral: dict[str, dict[str, float | int]] | None = None
 
     loss_weights: dict[str, float | int] | None = None
     loss_reduction: Literal["clip", "audioclip"] = "clip"
@@ -291,12 +313,17 @@ class EmoCLIPConfig(PreTrainedConfig):
         """The emotions in the order of the logits."""
         return [self.id2label[i] for i in range(len(self.id2label))]
 
-    def head(self, name: Literal["face", "voice"]) -> HeadConfig:
-        """What the `face` or the `voice` head was trained on, and its calibration."""
-        return {
-            "face": HeadConfig(self.face_prior, self.face_temperature, self.face_bias),
-            "voice": HeadConfig(self.voice_prior, self.voice_temperature, self.voice_bias),
-        }[name]
+    def head(self, name: Literal["face", "voice"], reading: Reading = "acted") -> HeadConfig:
+        """Class shares, calibration and threshold of the `face` or the `voice` head in a reading."""
+        fields = self._reading(reading)
+        return HeadConfig(*(fields[f"{name}_{field}"] for field in ("prior", "temperature", "bias", "threshold")))
+
+    def expected(self, reading: Reading = "acted") -> dict[str, float]:
+        """How often each emotion is expected where the model is used: the reading's target prior."""
+        return self._reading(reading)["target_prior"]
+
+    def _reading(self, reading: Reading) -> dict[str, dict[str, float] | float]:
+        return self.perceived if reading == "perceived" and self.perceived else vars(self)
 
     def calibrate_head(
         self,
@@ -310,10 +337,7 @@ class EmoCLIPConfig(PreTrainedConfig):
             ValueError: one sentence: a temperature is not positive, or a class of the head has none.
         """
         temperature, bias = whole_calibration(self.head(name).prior, temperature, bias)
-        if name == "face":
-            self.face_temperature, self.face_bias = temperature, bias
-        else:
-            self.voice_temperature, self.voice_bias = temperature, bias
+        vars(self).update({f"{name}_temperature": temperature, f"{name}_bias": bias})
         self.check_labels()
 
     def check_labels(self):
@@ -326,30 +350,50 @@ class EmoCLIPConfig(PreTrainedConfig):
             raise ValueError(f"`id2label` must number {', '.join(LABELS)} from 0 in this order, got {self.id2label}.")
         if self.label2id != {label: i for i, label in self.id2label.items()}:
             raise ValueError(f"`label2id` {self.label2id} is not the inverse of `id2label` {self.id2label}.")
-        for name in ("face_prior", "voice_prior", "target_prior"):
-            prior = getattr(self, name)
-            if unknown := sorted(set(prior) - set(self.labels)):
-                raise ValueError(f"`{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
-            if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
-                raise ValueError(f"`{name}` must be positive shares that sum to 1, got {prior}.")
-        for name in ("face", "voice"):
-            head = self.head(name)
-            temperatures, biases = head.temperature.values(), head.bias.values()
-            if set(head.temperature) != set(head.prior) or not all(0 < value < math.inf for value in temperatures):
-                raise ValueError(
-                    f"`{name}_temperature` must be a positive number, or one for each of {list(head.prior)} alone, "
-                    f"got {head.temperature}."
-                )
-            if set(head.bias) != set(head.prior) or not all(map(math.isfinite, biases)):
-                raise ValueError(
-                    f"`{name}_bias` must give a number to each of {list(head.prior)} alone, got {head.bias}."
-                )
-        if set(self.target_prior) != set(self.labels):
-            raise ValueError(f"`target_prior` must give a share to each of {self.labels}, got {self.target_prior}.")
+        self._check_reading("acted", "`")
+        if self.perceived is not None:
+            if missing := sorted(set(READING_FIELDS) - set(self.perceived)):
+                raise ValueError(f"`perceived` lacks {missing}.")
+            self._check_reading("perceived", "`perceived.")
+            for name in ("face", "voice"):
+                if set(self.head(name, "perceived").prior) != set(self.head(name).prior):
+                    raise ValueError(f"`perceived.{name}_prior` must speak of {list(self.head(name).prior)} alone.")
+        if self.neutral is not None:
+            taught = {name: set(self.head(name).prior) for name in ("face", "voice")}
+            if {name: set(means) for name, means in self.neutral.items()} != taught:
+                raise ValueError(f"`neutral` must give a number to each class of both heads, got {self.neutral}.")
         if self.words is not None and not all(self.words.get(label) for label in self.labels):
             raise ValueError(f"`words` must name one or more for each of {self.labels}.")
         if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):
             raise ValueError(f"`loss_weights` has no term named {unknown}.")
+
+    def _check_reading(self, reading: Reading, quote: str):
+        """Class shares and calibrations of a reading; the fields' names in messages begin with `quote`."""
+        fields = self._reading(reading)
+        for name in ("face_prior", "voice_prior", "target_prior"):
+            prior = fields[name]
+            if unknown := sorted(set(prior) - set(self.labels)):
+                raise ValueError(f"{quote}{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
+            if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
+                raise ValueError(f"{quote}{name}` must be positive shares that sum to 1, got {prior}.")
+        for name in ("face", "voice"):
+            head = self.head(name, reading)
+            temperatures, biases = head.temperature.values(), head.bias.values()
+            if set(head.temperature) != set(head.prior) or not all(0 < value < math.inf for value in temperatures):
+                raise ValueError(
+                    f"{quote}{name}_temperature` must be a positive number, or one for each of {list(head.prior)} "
+                    f"alone, got {head.temperature}."
+                )
+            if set(head.bias) != set(head.prior) or not all(map(math.isfinite, biases)):
+                raise ValueError(
+                    f"{quote}{name}_bias` must give a number to each of {list(head.prior)} alone, got {head.bias}."
+                )
+            if not 0 <= head.threshold <= 1:
+                raise ValueError(f"{quote}{name}_threshold` must be between 0 and 1, got {head.threshold}.")
+        if set(fields["target_prior"]) != set(self.labels):
+            raise ValueError(
+                f"{quote}target_prior` must give a share to each of {self.labels}, got {fields['target_prior']}."
+            )
 
 
 #: Text tower of `small`: some 1.5 M parameters behind a byte-level vocabulary trained on the prompts.

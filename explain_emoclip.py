@@ -27,11 +27,13 @@ import torch.nn.functional as F
 try:
     from .recognizer_emoclip import Observation, Recognizer
     from .results_emoclip import EmotionResult
+    from .runtime_emoclip import Head
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from recognizer_emoclip import Observation, Recognizer
     from results_emoclip import EmotionResult
+    from runtime_emoclip import Head
 
 STEPS = 16
 SMOOTHING = 5  # pixels of the box that the values are averaged in, twice: single pixels mean little
@@ -72,13 +74,13 @@ def explain(recognizer: Recognizer, observation: Observation, result: EmotionRes
         label = result.face.label
         picture = inputs[0] * torch.tensor(processor.image_std)[:, None, None]
         picture = (picture + torch.tensor(processor.image_mean)[:, None, None])[0]  # its three channels are equal
-        values = attribute(recognizer, "pixel_values", "face_logits", inputs, 0.0, label)  # nothing there is grey
+        values = attribute(recognizer, "face", inputs, 0.0, label)  # nothing there is grey
         explanations.append(Explanation("face", label, values, to_bytes(picture)))
     extractor = recognizer.processor.feature_extractor
     if result.voice and extractor.input_name == "input_features":
         inputs, label = seen.voice.windows, result.voice.label
         silence = extractor.standardize(0.0)
-        values = attribute(recognizer, "input_features", "voice_logits", inputs, silence, label)
+        values = attribute(recognizer, "voice", inputs, silence, label)
         picture = inputs[0, 0] * extractor.std + extractor.mean
         [start] = seen.voice.starts
         end = start + recognizer.window_seconds
@@ -91,14 +93,12 @@ def to_bytes(picture: torch.Tensor) -> np.ndarray:
     return (picture * 255).clamp(0, 255).numpy().astype(np.uint8)
 
 
-def attribute(
-    recognizer: Recognizer, name: str, logits: str, inputs: torch.Tensor, baseline: float, label: str
-) -> np.ndarray:
-    """Smoothed integrated gradients (H, W) of log p(label) in the input `name` of the model, one row (1, C, H, W)."""
+def attribute(recognizer: Recognizer, head: Head, inputs: torch.Tensor, baseline: float, label: str) -> np.ndarray:
+    """Smoothed integrated gradients (H, W) of a head's log p(label) in what its tower takes, one row (1, C, H, W)."""
     column = recognizer.model.config.label2id[label]
 
     def score(rows: torch.Tensor) -> torch.Tensor:
-        return recognizer.model(**{name: rows})[logits].float().log_softmax(-1)[:, column]
+        return recognizer.logits(head, rows).log_softmax(-1)[:, column]
 
     return smooth(integrated_gradients(score, inputs.to(recognizer.device), baseline)).cpu().numpy()
 

@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 try:
-    from .configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+    from .configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig, Reading
     from .esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform, blackman_harris_window
     from .losses_emoclip import (
         PAIRS,
@@ -40,7 +40,7 @@ try:
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
-    from configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig
+    from configuration_emoclip import EmoCLIPConfig, EmoCLIPVisionConfig, Reading
     from esresnext_emoclip import ESResNeXt, FrequencyBSplineTransform, blackman_harris_window
     from losses_emoclip import (
         PAIRS,
@@ -643,10 +643,12 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         """Numbers by label as (C,); `absent` for a class without one."""
         return constant([values.get(label, absent) for label in self.config.labels], device)
 
-    def calibrate(self, name: Literal["face", "voice"], logits: torch.Tensor, undo: bool = False) -> torch.Tensor:
+    def calibrate(
+        self, name: Literal["face", "voice"], logits: torch.Tensor, reading: Reading = "acted", undo: bool = False
+    ) -> torch.Tensor:
         """A head's own logits (B, C), each divided by its class's temperature, plus its bias (vector scaling, Guo et
         al., 2017); with `undo`, calibrated logits as they were before."""
-        head = self.config.head(name)
+        head = self.config.head(name, reading)
         temperature = self._by_class(head.temperature, 1.0, logits.device).to(logits.dtype)
         bias = self._by_class(head.bias, 0.0, logits.device).to(logits.dtype)
         return (logits - bias) * temperature if undo else logits / temperature + bias
@@ -664,6 +666,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         voice_log_probs: torch.Tensor | None = None,
         face_mask: torch.Tensor | None = None,
         voice_mask: torch.Tensor | None = None,
+        reading: Reading = "acted",
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The fused posterior and the agreement of face and voice log-posteriors (the heads' own, or means of them).
 
@@ -677,6 +680,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         Args:
             face_log_probs, voice_log_probs: (B, C), each normalised, or None.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
+            reading: that of the log-posteriors, whose class shares are divided out.
         Returns:
             (B, C) fused log-probabilities, those of the one source where the other is missing and the target prior
             where both are; (B,) agreement, 0 where a modality is missing.
@@ -687,18 +691,19 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if given is None:
             raise ValueError("Fusion needs a face, a voice, or both.")
         config = self.config
+        face_prior, voice_prior = (config.head(name, reading).prior for name in ("face", "voice"))
         face, has_face = filled(face_log_probs, face_mask, given)
         voice, has_voice = filled(voice_log_probs, voice_mask, given)
-        face_evidence = self._evidence(face, has_face, config.face_prior)
-        voice_evidence = self._evidence(voice, has_voice, config.voice_prior)
+        face_evidence = self._evidence(face, has_face, face_prior)
+        voice_evidence = self._evidence(voice, has_voice, voice_prior)
         evidence = face_evidence + voice_evidence  # (B, C)
-        log_prior = self._by_class(config.target_prior, 0.0, given.device).log()  # (C,)
+        log_prior = self._by_class(config.expected(reading), 0.0, given.device).log()  # (C,)
         fused = (log_prior + evidence).log_softmax(-1)
         # Where there is nothing to fuse, the only source keeps the class shares that it was trained on.
         fused = torch.where((has_face & ~has_voice)[:, None], face.log_softmax(-1), fused)
         fused = torch.where((has_voice & ~has_face)[:, None], voice.log_softmax(-1), fused)
 
-        taught_both = config.face_prior.keys() & config.voice_prior.keys()
+        taught_both = face_prior.keys() & voice_prior.keys()
         both = constant([i for i, label in enumerate(config.labels) if label in taught_both], given.device)
 
         def log_mass(log_ratio: torch.Tensor) -> torch.Tensor:
@@ -723,6 +728,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         input_values: torch.Tensor | None = None,
         face_targets: torch.Tensor | None = None,
         voice_targets: torch.Tensor | None = None,
+        reading: Reading = "acted",
     ) -> EmoCLIPEmotionOutput:
         """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
 
@@ -738,6 +744,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
+            reading: whose calibration and class shares the logits and the fusion go by.
         Without masks and with both labels, B may be another for the voices than for the faces and texts, as in
         training: the losses go by labels, and nothing is fused (`logits` and `agreement` are None).
 
@@ -770,9 +777,9 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         embeds = {name: normalize(values) for name, values in features.items()}
         face_logits = voice_logits = None
         if "image" in features:
-            face_logits = self.calibrate("face", self.face_head(features["image"]))
+            face_logits = self.calibrate("face", self.face_head(features["image"]), reading)
         if "audio" in features:
-            voice_logits = self.calibrate("voice", self.voice_head(features["audio"]))
+            voice_logits = self.calibrate("voice", self.voice_head(features["audio"]), reading)
         losses, logits, agreement = {}, None, None
         if return_loss and (face_labels is not None or voice_labels is not None):
             face = HeadInputs(face_logits, face_labels, face_targets, face_mask)
@@ -783,6 +790,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 None if voice_logits is None else voice_logits.float().log_softmax(-1),
                 face_mask,
                 voice_mask,
+                reading,
             )
         return EmoCLIPEmotionOutput(
             loss=sum(self.config.loss_weights[name] * loss for name, loss in losses.items()) if losses else None,

@@ -28,6 +28,8 @@ RESAMPLED_AT_ONCE = 2**18  # samples
 CANCELLED = 0.1  # of the loudest channel's power: what equal channels have left in their mean at a correlation of -0.8
 MAX_PEAK = 10.0  # of full scale: floats may overshoot it, but beyond this they must have been integers
 
+STORED_DB = 80.0  # decibels from the darkest to the brightest level of a stored mel image
+
 logger = logging.getLogger("emoclip")
 
 
@@ -294,17 +296,11 @@ def fit_length(waveform: torch.Tensor, length: int) -> torch.Tensor:
     return F.pad(waveform[:length], (0, max(0, length - len(waveform))))
 
 
-def uniform(n: int, low: float, high: float, device: torch.device) -> torch.Tensor:
-    """(n,) draws between `low` and `high`."""
-    return torch.empty(n, device=device).uniform_(low, high)
-
-
 class VoiceExtractor(FeatureExtractionMixin, ABC):
     """Recordings to what an audio tower takes, and to the form in which training holds them.
 
-    Training stores a voice as whole numbers of a fixed shape: `encode` makes them of a recording, `decode` makes the
-    model's input of them, and `augment` does the same with random changes. Nothing but the extractor knows what the
-    numbers are.
+    Training stores a voice as whole numbers of a fixed shape: `encode` makes them of a recording, and `decode` makes
+    the model's input of them.
 
     Args:
         sampling_rate: in hertz, of what is extracted from; recordings of another rate are resampled.
@@ -349,10 +345,6 @@ class VoiceExtractor(FeatureExtractionMixin, ABC):
     @abstractmethod
     def decode(self, stored: torch.Tensor) -> torch.Tensor:
         """Stored voices (B, *stored_shape), on any device, to the model's input (B, 1, ...)."""
-
-    @abstractmethod
-    def augment(self, stored: torch.Tensor) -> torch.Tensor:
-        """As `decode`, each voice changed at random, for training."""
 
     def __call__(self, audio, sampling_rate: int | None = None, return_tensors: str | None = None) -> BatchFeature:
         """
@@ -405,12 +397,15 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
     bands with Slaney norm, decibels relative to the recording's maximum with a floor, scaled to 0..1 and then
     standardised with the mean and deviation of CREMA-D's training voices. Absolute loudness is gone.
 
-    A voice is stored as the 0..1 image in 256 levels, bytes (mel bands, frames).
+    A voice is stored as the 0..1 image of a range of STORED_DB in 256 levels, bytes (mel bands, frames), whatever
+    range the model is shown.
 
     Args:
         sampling_rate: in hertz, of the spectrogram; recordings of another rate are resampled.
         chunk_length_s: seconds a row.
-        n_fft, hop_length: samples. n_mels: bands. top_db: decibels between maximum and floor.
+        n_fft, hop_length: samples. n_mels: bands.
+        top_db: decibels between maximum and floor, at most STORED_DB. What lies deep below the loudest point is the
+            room and the codec rather than the voice.
         mean, std: of the 0..1 image.
     """
 
@@ -430,6 +425,8 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
         **kwargs,
     ):
         super().__init__(sampling_rate, chunk_length_s, **kwargs)
+        if not 0 < top_db <= STORED_DB:
+            raise ValueError(f"`top_db` must be above 0 and at most {STORED_DB:.0f} decibels, not {top_db}.")
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.n_mels = n_mels
@@ -459,10 +456,17 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
 
     def spectrogram(self, waveforms: torch.Tensor) -> torch.Tensor:
         """(B, num_samples) to the log-mel image (B, 1, mel bands, frames), 0..1; a silent row is all 0."""
+        return self.to_images(self._mel_decibels(waveforms))
+
+    def _mel_decibels(self, waveforms: torch.Tensor) -> torch.Tensor:
         transform = mel_spectrogram(self.sampling_rate, self.n_fft, self.hop_length, self.n_mels, waveforms.device)
-        decibels = 10 * transform(waveforms).clamp(min=1e-10).log10()
+        return 10 * transform(waveforms).clamp(min=1e-10).log10()
+
+    def to_images(self, decibels: torch.Tensor, span: float | None = None) -> torch.Tensor:
+        """Decibels (B, mel bands, frames) to 0..1, (B, 1, mel bands, frames): from `span` below the loudest point, by
+        default `top_db`, or from the softest where that is nearer, up to the loudest."""
         low, high = decibels.amin((-2, -1), keepdim=True), decibels.amax((-2, -1), keepdim=True)
-        low = torch.maximum(low, high - self.top_db)
+        low = torch.maximum(low, high - (span or self.top_db))
         return ((decibels - low).clamp(min=0) / (high - low).clamp(min=1e-6)).unsqueeze(1)
 
     def standardize(self, images: torch.Tensor) -> torch.Tensor:
@@ -470,36 +474,18 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
         return (images - self.mean) / self.std
 
     def encode(self, audio, sampling_rate: int) -> torch.Tensor:
-        """Recordings, as `__call__` takes them, to their images in 256 levels (n, mel bands, frames) uint8."""
-        images = self.spectrogram(torch.stack(self.to_waveforms(audio, sampling_rate)))[:, 0]
-        return (images * 256).clamp(max=255).to(torch.uint8)
+        """Recordings, as `__call__` takes them, to images of STORED_DB in 256 levels (n, mel bands, frames) uint8."""
+        decibels = self._mel_decibels(torch.stack(self.to_waveforms(audio, sampling_rate)))
+        return (self.to_images(decibels, STORED_DB)[:, 0] * 256).clamp(max=255).to(torch.uint8)
 
-    def to_images(self, stored: torch.Tensor) -> torch.Tensor:
-        """Bytes (B, mel bands, frames) to the middles of their levels in 0..1, (B, 1, mel bands, frames)."""
-        return (stored[:, None].float() + 0.5) / 256
+    def to_decibels(self, stored: torch.Tensor) -> torch.Tensor:
+        """Bytes (B, mel bands, frames) to decibels below the loudest point, at the middles of their levels."""
+        return STORED_DB * ((stored.float() + 0.5) / 256 - 1)
 
     def decode(self, stored: torch.Tensor) -> torch.Tensor:
         """Bytes (B, mel bands, frames) to `input_features` (B, 1, mel bands, frames)."""
-        return self.standardize(self.to_images(stored))
-
-    def augment(self, stored: torch.Tensor) -> torch.Tensor:
-        """As `decode`, but shifted in time by up to a fifth and stretched by 0.8 to 1.25 (so that neither the start
-        nor the length says anything), moved up or down by up to 4 bands, with silence where nothing was, and with
-        two ranges of mel bands and two of frames silenced (SpecAugment, Park et al., 2019)."""
-        batch, bands, frames = stored.shape
-        device = stored.device
-        stretch = torch.exp(uniform(batch, -0.22, 0.22, device))
-        shift_x = uniform(batch, -0.4, 0.4, device)  # the grid is 2 wide
-        shift_y = uniform(batch, -8 / bands, 8 / bands, device)
-        one, zero = torch.ones_like(stretch), torch.zeros_like(stretch)
-        theta = torch.stack([stretch, zero, shift_x, zero, one, shift_y], dim=1).view(batch, 2, 3)
-        grid = F.affine_grid(theta, [batch, 1, bands, frames], align_corners=False)
-        images = F.grid_sample(self.to_images(stored), grid, "bilinear", "zeros", align_corners=False)
-        for axis, size in ((2, bands), (2, bands), (3, frames), (3, frames)):
-            # a mask is narrower than `mask_param`: at most 15 % of the image
-            mask_param = math.ceil(0.15 * size)
-            images = torchaudio.functional.mask_along_axis_iid(images, mask_param, mask_value=0.0, axis=axis)
-        return self.standardize(images)
+        images = ((self.to_decibels(stored) + self.top_db) / self.top_db).clamp(min=0)
+        return self.standardize(images[:, None])
 
 
 class EmoCLIPWaveformExtractor(VoiceExtractor):
@@ -542,20 +528,6 @@ class EmoCLIPWaveformExtractor(VoiceExtractor):
     def decode(self, stored: torch.Tensor) -> torch.Tensor:
         """Samples (B, T) int16 to `input_values` (B, 1, T)."""
         return stored[:, None].float()
-
-    def augment(self, stored: torch.Tensor) -> torch.Tensor:
-        """As `decode`, but shifted by up to a tenth (zeros come in), louder or softer by up to 6 dB, and every fourth
-        with white noise 10 to 40 dB below it."""
-        batch, length = stored.shape
-        device = stored.device
-        shift = (uniform(batch, -0.1, 0.1, device) * length).long()
-        source = torch.arange(length, device=device) - shift[:, None]  # (B, T)
-        inside = (source >= 0) & (source < length)
-        out = stored.float().gather(1, source.clamp(0, length - 1)).masked_fill(~inside, 0.0)
-        level = out.square().mean(1, keepdim=True).sqrt() * 10 ** (-uniform(batch, 10, 40, device)[:, None] / 20)
-        noisy = uniform(batch, 0, 4, device)[:, None] < 1
-        out = out + torch.randn_like(out) * level * noisy
-        return (out * 10 ** (uniform(batch, -6, 6, device)[:, None] / 20))[:, None]
 
 
 #: The extractor of what each audio tower takes, by `config.audio_config.tower`.

@@ -36,6 +36,7 @@ from training.checkpoints import find_start
 from training.evaluation import evaluate_split
 from training.model_card import write_card
 from training.report import markdown_table, write_results
+from training.splits import subsample
 
 logger = logging.getLogger("emoclip")
 
@@ -119,12 +120,12 @@ def main():
 
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.log_metrics("train", result.metrics)
-    prediction = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
-    trainer.log_metrics("eval", prediction.metrics)
-    calibrate(trainer.model, prediction)
+    trainer.log_metrics("eval", trainer.evaluate())
     if not trainer.is_world_process_zero():
         return
     folder, model, processor = Path(args.output_dir), trainer.model, trainer.processor
+    chosen_by = (subsample(corpus.validation, data_args.max_eval_samples, args.seed) for corpus in (faces, voices))
+    calibrate(model, processor, *chosen_by)
     save_all(model, processor, folder)
     data = trainer.train_dataset
     rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}

@@ -103,7 +103,7 @@ class Person(Emotion):
             return None
         part = (time - a.time) / (b.time - a.time)
         box = tuple(start + part * (end - start) for start, end in zip(a.box, b.box))
-        return FaceSample(a.label, a.scores, time, box)
+        return FaceSample(a.label, a.scores, a.unsure, time, box)
 
 
 @dataclass
@@ -158,7 +158,10 @@ class VideoResult(FusedResult):
         Voice, fused and agreement stand in the main person's rows, and in rows without a person where there is none.
         """
         labels = list(next((point.scores for point in (self.face, self.voice) if point is not None), ()))
-        sources = [[source, *(f"{source}_{label}" for label in labels)] for source in ("face", "voice", "fused")]
+        sources = [
+            [source, f"{source}_unsure", *(f"{source}_{label}" for label in labels)]
+            for source in ("face", "voice", "fused")
+        ]
         yield [
             "time",
             "person",
@@ -179,9 +182,10 @@ class VideoResult(FusedResult):
                     continue
                 cells = [point.time, person, *(map(round, face.box) if face else [None] * 4)]
                 for emotion in (face, *((point.voice, point.fused) if i == 0 else (None, None))):
-                    cells += (
-                        [None] * (1 + len(labels)) if emotion is None else [emotion.label, *emotion.scores.values()]
-                    )
+                    if emotion is None:
+                        cells += [None] * (2 + len(labels))
+                    else:
+                        cells += [emotion.label, int(emotion.unsure), *emotion.scores.values()]
                 yield [*cells, point.agreement if i == 0 else None]
 
     def to_csv(self) -> str:
@@ -444,9 +448,11 @@ class FaceTimeline:
         means = [mean_log_probs(self._sums[id][None] / len(self._tracks[id])) for id in ids]
         people = [
             Person(
-                **vars(emotion(mean[0])),
+                **vars(emotion(mean[0], "face")),
                 id=number,
-                track=[FaceSample(**vars(emotion(row)), time=time, box=box) for time, box, row in self._tracks[id]],
+                track=[
+                    FaceSample(**vars(emotion(row, "face")), time=time, box=box) for time, box, row in self._tracks[id]
+                ],
             )
             for number, (id, mean) in enumerate(zip(ids, means), start=1)
         ]
@@ -598,8 +604,8 @@ def _assemble(
     result.detector = recognizer.face_detector.name if video.size else None
     if face_mean is None and voice_mean is None:
         return result
-    result.face = None if face_mean is None else recognizer.emotion(face_mean[0])
-    result.voice = None if voice_mean is None else recognizer.emotion(voice_mean[0])
+    result.face = None if face_mean is None else recognizer.emotion(face_mean[0], "face")
+    result.voice = None if voice_mean is None else recognizer.emotion(voice_mean[0], "voice")
     [(result.fused, result.agreement)] = recognizer.fuse(face_mean, voice_mean)
 
     times = torch.arange(math.floor(result.seconds * SAMPLES_PER_SECOND + 1e-6) + 1, dtype=torch.float64)
@@ -612,26 +618,26 @@ def _assemble(
             row.copy_(torch.tensor([score or 0.0 for score in sample.scores.values()]).log())
     spoken, has_voice = voice.at(times)
     for i, (fused, agreement) in enumerate(recognizer.fuse(face, spoken, has_face, has_voice)):
-        looks = None if seen[i] is None else Emotion(seen[i].label, seen[i].scores)
-        sounds = recognizer.emotion(spoken[i]) if has_voice[i] else None
+        looks = None if seen[i] is None else Emotion(seen[i].label, seen[i].scores, seen[i].unsure)
+        sounds = recognizer.emotion(spoken[i], "voice") if has_voice[i] else None
         result.timeline.append(TimelinePoint(times[i].item(), looks, sounds, fused, agreement))
     result.moments = _conflict_moments(recognizer, result.timeline, face, spoken)
     return result
 
 
 def _conflict_moments(
-    recognizer: Recognizer, timeline: list[TimelinePoint], face: torch.Tensor, voice: torch.Tensor
+    recognizer: Recognizer, timeline: list[TimelinePoint], face_log_probs: torch.Tensor, voice_log_probs: torch.Tensor
 ) -> list[ConflictMoment]:
     """The stretches of a timeline in which its log-posteriors of the face and the voice, (T, C) each, conflict."""
     moments = []
     for first, last in _stretches([point.conflict for point in timeline]):
         here = [i for i in range(first, last + 1) if timeline[i].agreement is not None]
-        looks, sounds = (mean_log_probs(log_probs[here]) for log_probs in (face, voice))
-        [(_, agreement)] = recognizer.fuse(looks, sounds)
-        face_label, voice_label = (recognizer.emotion(mean[0]).label for mean in (looks, sounds))
-        if agreement < 0 and face_label != voice_label:
-            start, end = timeline[first].time, timeline[last].time
-            moments.append(ConflictMoment(start, end, face_label, voice_label, agreement))
+        looks, sounds = (mean_log_probs(log_probs[here]) for log_probs in (face_log_probs, voice_log_probs))
+        [(fused, agreement)] = recognizer.fuse(looks, sounds)
+        start, end = timeline[first].time, timeline[last].time
+        face, voice = recognizer.emotion(looks[0], "face"), recognizer.emotion(sounds[0], "voice")
+        if TimelinePoint(start, face, voice, fused, agreement).conflict:
+            moments.append(ConflictMoment(start, end, face.label, voice.label, agreement))
     return moments
 
 

@@ -30,6 +30,7 @@ class EmotionJSON(TypedDict):
 
     label: str
     scores: dict[str, float | None]
+    unsure: bool
 
 
 def glyph(label: str) -> str:

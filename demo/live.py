@@ -290,7 +290,7 @@ def _sampling_rate(text: str) -> int:
 
 def live_view() -> str:
     """The tab's HTML before there is a frame or a sound; live.js fills it."""
-    empty = Emotion("", dict.fromkeys(COLOURS, 0.0))
+    empty = Emotion("", dict.fromkeys(COLOURS, 0.0), unsure=False)
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     glyphs = "".join(
         f'<template data-glyph="{label}" data-word="{adjective(label)}" data-ink="{ink(colour)}">{glyph(label)}'

@@ -15,12 +15,11 @@ from demo.verdict import Held, likeliest, tag
 from demo.work import count_scans
 from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
 from processing_emoclip import resample
-from recognizer_emoclip import Recognizer, speech_seconds
+from recognizer_emoclip import Recognizer
 from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
 from video_emoclip import TRACK_IOU, iou
 
 HALF_LIFE_SECONDS = 0.5  # of the face's posterior, and of the voice's
-MIN_SPEECH_SECONDS = 1.0  # in the window, before anything is said of the voice
 STOPPED_SECONDS = 3.0  # without a frame, or without sound, while the other goes on
 FACE_KEPT_SECONDS = 0.6  # a detector misses a face now and then: for so long the last one stays
 VOICE_HOP_SECONDS = 0.5
@@ -97,7 +96,7 @@ class LiveSession:
             self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = max(time, self._face_time)
         self._face_log_probs = self._face_filter(log_probs, self._face_time)
-        emotion = self.recognizer.emotion(self._face_log_probs)
+        emotion = self.recognizer.emotion(self._face_log_probs, "face")
         self._face = FaceResult(**vars(emotion), box=faces.boxes[0], detector=faces.detector)
 
     def _follow(self, squares: list[Box]) -> Box | None:
@@ -130,14 +129,14 @@ class LiveSession:
         with self._timed("voice"):
             samples = resample(torch.from_numpy(sound), self._rate, SpeechDetector.sampling_rate).numpy()
             voice = self.recognizer.find_voice(samples, [0.0])
-            if speech_seconds(voice.segments, 0.0, self.recognizer.window_seconds) < MIN_SPEECH_SECONDS:
+            if not voice.starts:
                 self._voice = self._voice_log_probs = None
                 return
             if self._voice is None:
                 self._voice_filter = PosteriorFilter(HALF_LIFE_SECONDS)
             log_probs = self.recognizer.voice_log_probs(voice.windows)[0]
             self._voice_log_probs = self._voice_filter(log_probs, seconds)
-            emotion = self.recognizer.emotion(self._voice_log_probs)
+            emotion = self.recognizer.emotion(self._voice_log_probs, "voice")
             self._voice = VoiceResult(**vars(emotion), segments=voice.segments)
 
     def answer(self) -> LiveAnswer:

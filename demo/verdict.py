@@ -1,17 +1,16 @@
 """What may be said of a result, by one rule for the words, the drawn faces and the bars of every tab.
 
-An emotion is said where it is ahead of the second by `AHEAD`; otherwise both are, as hard to tell. "Looks happy,
-sounds sad" is said where that holds of the face and of the voice, and the two clearly do not go together.
+An emotion is said where the answer is not unsure and it is ahead of the second by `AHEAD`; otherwise both are, as hard
+to tell. "Looks happy, sounds sad" is said where that holds of the face and of the voice, and the two clearly do not go
+together.
 """
 
-import math
 from dataclasses import dataclass
 
 from demo.emotions import adjective
 from results_emoclip import Emotion, FusedResult
 
 AHEAD = 0.15  # of the probability: 15 points
-CONFLICT = -math.log(2)  # of the agreement: half as likely together as apart
 CONFIDENCE = {0.8: "High", 0.55: "Medium", 0.0: "Low"}  # from which probability on
 HELD_SECONDS = 0.6  # for which other words must be right before they replace those that stand
 
@@ -63,10 +62,10 @@ def verdict(result: FusedResult) -> Verdict:
 
 
 def likeliest(emotion: Emotion) -> tuple[str, ...]:
-    """The label, with the second where that is close behind."""
+    """The label, with the second where that is close behind, or the answer unsure."""
     first, second = sorted(emotion.scores, key=lambda label: emotion.scores[label] or 0.0, reverse=True)[:2]
     close = (emotion.scores[first] or 0.0) - (emotion.scores[second] or 0.0) < AHEAD
-    return (first, second) if close else (first,)
+    return (first, second) if close or emotion.unsure else (first,)
 
 
 def tag(emotion: Emotion) -> str:
@@ -78,9 +77,7 @@ def tag(emotion: Emotion) -> str:
 
 def is_conflict(result: FusedResult) -> bool:
     """Whether face and voice each say one thing for sure, and not the same."""
-    if result.agreement is None or result.agreement > CONFLICT or result.face.label == result.voice.label:
-        return False
-    return len(likeliest(result.face)) == len(likeliest(result.voice)) == 1
+    return result.conflict and len(likeliest(result.face)) == len(likeliest(result.voice)) == 1
 
 
 class Held:

@@ -1,15 +1,12 @@
-"""Augmentation of faces and voices, and mixup."""
+"""Augmentation of faces, and mixup."""
 
 import numpy as np
 import pytest
 import torch
-import torchaudio
 from helpers import face
-from torchaudio.functional import mask_along_axis_iid
 from transformers import set_seed
 
 from configuration_emoclip import LABELS
-from processing_emoclip import EmoCLIPFeatureExtractor
 from training.augmentation import augment_faces, mix, rectangles
 
 
@@ -51,25 +48,6 @@ def test_every_third_face_has_a_grey_rectangle():
     assert erased[inside].max() < 0.25
 
 
-EXTRACTOR = EmoCLIPFeatureExtractor()
-
-
-def augment_voices(mels: torch.Tensor) -> torch.Tensor:
-    """As the extractor does, but back in 0..1."""
-    return EXTRACTOR.augment(mels) * EXTRACTOR.std + EXTRACTOR.mean
-
-
-def test_augmented_voices_keep_shape_and_range_and_differ_from_call_to_call():
-    set_seed(0)
-    mels = torch.randint(1, 256, (16, 128, 188), dtype=torch.uint8)
-    first, second = augment_voices(mels), augment_voices(mels)
-    assert first.shape == (16, 1, 128, 188) and first.min() >= -1e-6 and first.max() < 1
-    assert (first != second).flatten(1).any(1).all()
-    set_seed(0)
-    mels = torch.randint(1, 256, (16, 128, 188), dtype=torch.uint8)
-    assert torch.equal(augment_voices(mels), first)
-
-
 def test_rectangles_are_as_large_as_said_and_lie_anywhere():
     set_seed(0)
     masks = rectangles(500, 40, 60, torch.device("cpu"), (0.1, 0.4), (0.5, 0.5))
@@ -80,30 +58,6 @@ def test_rectangles_are_as_large_as_said_and_lie_anywhere():
     assert masks.any(0).float().mean() > 0.9
     bands = rectangles(500, 40, 60, torch.device("cpu"), (0.0, 0.2), (1.0, 1.0))
     assert torch.equal(bands.any(2), bands.all(2))  # the whole width
-
-
-def test_stretches_of_frequency_and_of_time_are_masked(monkeypatch):
-    """Each of the four masks does its work: one stretch of either kind less would show."""
-    drawn_masks = []
-
-    def record(images, mask_param, mask_value, axis):
-        kept = mask_along_axis_iid(torch.ones_like(images), mask_param, 0.0, axis)
-        drawn_masks.append(kept[:, 0] == 0)
-        return images.masked_fill(kept == 0, mask_value)
-
-    monkeypatch.setattr(torchaudio.functional, "mask_along_axis_iid", record)
-    set_seed(0)
-    images = augment_voices(torch.full((64, 128, 188), 200, dtype=torch.uint8))[:, 0]
-    assert len(drawn_masks) == 4
-    bands = [mask for mask in drawn_masks if torch.equal(mask.any(2), mask.all(2))]
-    times = [mask for mask in drawn_masks if torch.equal(mask.any(1), mask.all(1))]
-    assert len(bands) == 2 and len(times) == 2
-    for mask in drawn_masks:
-        assert mask.any() and (images[mask].abs() < 1e-6).all()
-    masked = torch.stack(drawn_masks).any(0)
-    centre = torch.zeros_like(masked)
-    centre[:, 30:100, 60:120] = True  # far from the edges, which shifting may bring in
-    assert (images[centre & ~masked] > 0.7).all()
 
 
 def test_mixup_mixes_input_and_target_alike_and_at_least_half_stays_a_rows_own():
@@ -128,15 +82,3 @@ def test_a_rows_own_part_is_the_larger_of_a_beta_draw_and_the_rest():
     for share in (0.1, 0.25, 0.5):
         given = targets.diagonal().quantile(share)
         assert given.item() == pytest.approx(torch.maximum(drawn, 1 - drawn).quantile(share).item(), abs=0.03)
-
-
-def test_the_start_and_the_length_of_a_voice_are_moved():
-    mels = torch.zeros(200, 128, 188, dtype=torch.uint8)
-    mels[:, 20:108, 60:100] = 250
-    set_seed(0)
-    loud = augment_voices(mels)[:, 0].amax(1) > 0.5
-    spans = [(row.nonzero().min().item(), row.nonzero().max().item()) for row in loud if row.any()]
-    starts, lengths = np.array([a for a, _ in spans]), np.array([b - a + 1 for a, b in spans])
-    assert len(spans) > 190
-    assert starts.std() > 10 and starts.min() < 45 and starts.max() > 75
-    assert 18 <= np.percentile(lengths, 5) < 36 and 44 < np.percentile(lengths, 95) <= 52

@@ -110,13 +110,19 @@ def test_fusion_and_agreement_are_the_models_own(pipe):
     assert list(result.fused.scores.values()) == pytest.approx(fused[0].exp().tolist(), abs=1e-4)
 
 
-def test_conflict_needs_both_negative_agreement_and_different_labels(pipe):
+def test_conflict_needs_clearly_negative_agreement_different_labels_and_two_sure_answers(pipe):
     result = pipe(image=ASTRONAUT, audio=READING)
     result.face.label, result.voice.label = "happy", "sad"
-    for agreement, conflict in ((-0.5, True), (0.5, False)):
+    result.face.unsure = result.voice.unsure = False
+    for agreement, conflict in ((-1.0, True), (-0.5, False), (0.5, False)):  # half as likely together as apart: -0.69
         result.agreement = agreement
         assert result.conflict is conflict
-    result.agreement, result.voice.label = -0.5, "happy"
+    result.agreement = -1.0
+    for source in (result.face, result.voice):
+        source.unsure = True
+        assert not result.conflict
+        source.unsure = False
+    result.voice.label = "happy"
     assert not result.conflict
     assert not pipe(ASTRONAUT).conflict
 
@@ -344,7 +350,7 @@ def test_a_broken_photo_gets_one_sentence_and_does_not_cost_the_voice(pipe, name
 
 def assert_one_sentence(text: str) -> None:
     assert text.endswith(".") and text[0].isupper() and "\n" not in text and len(text) < 200
-    assert ". " not in text.replace("0.5 s", "")
+    assert ". " not in text.replace("1.0 s", "")
 
 
 def test_a_path_that_is_not_there_is_named(pipe, tmp_path):

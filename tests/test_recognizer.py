@@ -43,13 +43,13 @@ def test_windows_hop_by_half_and_end_with_the_recording():
     ("segments", "expected"),
     [
         ([], []),
-        ([(0.0, 0.4)], []),
-        ([(0.0, 0.3), (1.0, 1.3)], [0.0]),
-        ([(2.6, 3.4)], [1.5]),  # 0.4 s in the first and third, 0.8 s in the second
+        ([(0.0, 0.9)], []),
+        ([(0.0, 0.6), (1.0, 1.6)], [0.0]),
+        ([(2.2, 3.8)], [1.5]),  # 0.8 s in the first and third, 1.6 s in the second
         ([(0.0, 9.0)], [0.0, 1.5, 3.0, 4.5, 6.0]),
     ],
 )
-def test_a_window_is_scored_where_half_a_second_of_it_is_speech(recognizer, monkeypatch, segments, expected):
+def test_a_window_is_scored_where_a_second_of_it_is_speech(recognizer, monkeypatch, segments, expected):
     monkeypatch.setattr(recognizer, "speech_detector", lambda samples: segments)
     samples = np.random.default_rng(0).normal(0, 0.1, 9 * 16_000).astype(np.float32)
     voice = recognizer.find_voice(samples)
@@ -150,8 +150,8 @@ def test_an_agreement_is_said_of_rows_that_have_both(recognizer):
     rows = recognizer.fuse(face, voice, has_face, has_voice)
     assert [agreement is not None for _, agreement in rows] == [True, False, False, False]
     assert [fused is not None for fused, _ in rows] == [True, True, True, False]
-    assert rows[1][0].scores == pytest.approx(recognizer.emotion(face[1]).scores)
-    assert rows[1][0].label == recognizer.emotion(face[1]).label
+    assert rows[1][0].scores == pytest.approx(recognizer.emotion(face[1], "face").scores)
+    assert rows[1][0].label == recognizer.emotion(face[1], "face").label
     assert rows[2][0].scores["surprise"] is None
     assert recognizer.fuse(face[:1], voice[:1])[0] == rows[0]
     assert recognizer.fuse(face[:1], None)[0][1] is None

@@ -6,9 +6,9 @@ import pytest
 from helpers import LABELS
 
 from demo.emotions import adjective, glyph
-from demo.verdict import CONFLICT, HELD_SECONDS, NOTHING, Held, likeliest, tag, verdict
+from demo.verdict import HELD_SECONDS, NOTHING, Held, likeliest, tag, verdict
 from demo.views import bars, verdict_view
-from results_emoclip import Emotion, EmotionResult, FaceResult, VoiceResult
+from results_emoclip import CONFLICT, Emotion, EmotionResult, FaceResult, VoiceResult
 
 
 def scores(**known: float) -> dict[str, float | None]:
@@ -24,9 +24,9 @@ def result(face: dict | None = None, voice: dict | None = None, fused: dict | No
         return max(of, key=of.get)
 
     return EmotionResult(
-        face=face and FaceResult(best(face), face, box=(0, 0, 9, 9), detector="given"),
-        voice=voice and VoiceResult(best(voice), voice, segments=[]),
-        fused=Emotion(best(fused or face or voice), fused or face or voice),
+        face=face and FaceResult(best(face), face, False, box=(0, 0, 9, 9), detector="given"),
+        voice=voice and VoiceResult(best(voice), voice, False, segments=[]),
+        fused=Emotion(best(fused or face or voice), fused or face or voice, unsure=False),
         agreement=agreement,
     )
 
@@ -57,6 +57,16 @@ def test_the_headline_follows_the_rule(given, headline):
     assert headline in verdict_view(given)
 
 
+def test_an_unsure_answer_is_hard_to_tell_however_far_ahead_it_is():
+    given = result(face=scores(happy=0.4, sad=0.2))
+    assert verdict(given).headline == "Looks happy"
+    given.face.unsure = given.fused.unsure = True
+    assert verdict(given).headline == "Hard to tell: happy or sad" and tag(given.face) == "happy or sad"
+    both = result(HAPPY, SAD, HAPPY, -1.0)
+    both.voice.unsure = True
+    assert verdict(both).headline == "Most likely happy"  # no conflict
+
+
 @pytest.mark.parametrize("given", [result(face=HAPPY), result(face=TORN), result(HAPPY, SAD, TORN, 0.3)])
 def test_words_faces_and_bars_name_the_same(given):
     said, page = verdict(given), verdict_view(given)
@@ -76,7 +86,7 @@ def test_the_line_has_the_numbers_of_what_is_named():
 
 def test_an_emotion_that_was_never_taught_is_never_the_second():
     taught = {**scores(happy=0.5), "surprise": None}
-    assert likeliest(Emotion("happy", taught)) == ("happy",)
+    assert likeliest(Emotion("happy", taught, unsure=False)) == ("happy",)
 
 
 def test_without_a_result_there_is_nothing_to_go_by():

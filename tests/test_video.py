@@ -293,7 +293,7 @@ def test_overlap():
 
 
 def test_a_person_moves_evenly_between_two_looks_and_is_not_guessed_through_a_long_absence():
-    track = [FaceSample("sad", {}, time, (100 * time, 0, 10, 10)) for time in (0.0, 0.2, 2.0)]
+    track = [FaceSample("sad", {}, False, time, (100 * time, 0, 10, 10)) for time in (0.0, 0.2, 2.0)]
     person = Person("sad", {}, 1, track)
     assert person.at(0.1).box[0] == pytest.approx(10)
     assert person.at(0.2) is track[1] and person.at(2.0) is track[2]
@@ -342,7 +342,7 @@ def test_json_and_csv_can_be_read_and_say_the_same(result):
 
 
 def test_a_voice_without_a_person_has_rows_of_its_own():
-    emotion = Emotion("sad", {"happy": 0.2, "sad": 0.8})
+    emotion = Emotion("sad", {"happy": 0.2, "sad": 0.8}, unsure=False)
     point = TimelinePoint(0.0, None, emotion, emotion, None)
     rows = list(VideoResult(0.2, voice=emotion, fused=emotion, timeline=[point]).rows())
     assert len(rows) == 2 and rows[1][:2] == [0.0, None] and rows[1][9:12] == ["sad", 0.2, 0.8]

@@ -1,10 +1,12 @@
-"""Augmentation of faces, and mixup, in batches, on whatever device the batch is on. Voices are augmented by their
-feature extractor."""
+"""Augmentation of faces, and mixup, in batches, on whatever device the batch is on."""
 
 import torch
 import torch.nn.functional as F
 
-from processing_emoclip import uniform
+
+def uniform(n: int, low: float, high: float, device: torch.device) -> torch.Tensor:
+    """(n,) draws between `low` and `high`."""
+    return torch.empty(n, device=device).uniform_(low, high)
 
 
 def augment_faces(faces: torch.Tensor, size: int) -> torch.Tensor:

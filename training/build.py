@@ -56,7 +56,8 @@ def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
 def build_model(
     model_args: ModelArguments, processor: EmoCLIPProcessor, face_labels: list[int], voice_labels: list[int]
 ) -> EmoCLIPForEmotionClassification:
-    """The model, untrained or from a checkpoint, with the priors of these training labels and without calibration."""
+    """The model, untrained or from a checkpoint, with the priors of these training labels and nothing yet of what
+    `calibrate` fits."""
     face_prior = class_shares(face_labels, LABELS)
     heads = {
         "face_prior": face_prior,
@@ -66,6 +67,10 @@ def build_model(
         "voice_temperature": 1.0,
         "face_bias": None,
         "voice_bias": None,
+        "face_threshold": 0.0,
+        "voice_threshold": 0.0,
+        "perceived": None,
+        "neutral": None,
     }
     if model_args.init_from:
         if not is_backbone(model_args.init_from):

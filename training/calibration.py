@@ -3,34 +3,42 @@
 from collections.abc import Callable
 
 import torch
+from datasets import Dataset
 from torch import nn
-from transformers import EvalPrediction
 
-from configuration_emoclip import LABELS
+from configuration_emoclip import LABELS, READING_FIELDS
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from training.dataset import HEADS
+from processing_emoclip import EmoCLIPProcessor
+from training.dataset import HEADS, face_tensors, voice_tensors
+from training.evaluation import predict
+from training.labels import clear_majority, votes_for
+
+NEUTRAL = LABELS.index("neutral")
+#: Of the answers that are not called unsure, so many are right on validation data. Where people are asked, right is
+#: what a clear majority says; where there is none, no answer is.
+SURE = 0.8
 
 
 def fit_map(
     apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     weights: torch.Tensor,
     logits: torch.Tensor,
-    labels: torch.Tensor,
+    targets: torch.Tensor,
 ) -> torch.Tensor:
     """Maximum a posteriori estimate of parameters, given labels and a normal prior for each parameter.
 
     Args:
         apply: parameters and logits (n, C) to the logits (n, C) whose cross-entropy is minimised.
         weights: of the parameters' shape; each has a prior with mean 0 and variance 1 / weight.
-        logits: (n, C). labels: (n,).
+        logits: (n, C). targets: labels (n,), or probabilities (n, C).
     """
     parameters = torch.zeros_like(weights, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(apply(parameters, logits), labels)
-        loss = loss + (weights * parameters.square()).sum() / (2 * len(labels))
+        loss = nn.functional.cross_entropy(apply(parameters, logits), targets)
+        loss = loss + (weights * parameters.square()).sum() / (2 * len(targets))
         loss.backward()
         return loss
 
@@ -38,31 +46,74 @@ def fit_map(
     return parameters.detach()
 
 
-def fit_calibration(logits: torch.Tensor, labels: torch.Tensor) -> tuple[list[float], list[float]]:
+def fit_calibration(logits: torch.Tensor, targets: torch.Tensor) -> tuple[list[float], list[float]]:
     """Temperatures (C,) and biases (C,) for `EmoCLIPForEmotionClassification.calibrate`, fitted to logits (n, C) and
-    labels (n,). A class that the head was not taught, whose logit is -inf, gets temperature 1 and bias 0.
+    targets: labels (n,), or probabilities (n, C). A class that the head was not taught, whose logit is -inf, gets
+    temperature 1 and bias 0.
 
     Biases and logarithms of temperatures have standard normal priors, which keep them finite on few labels.
     """
     logits = logits.double().clamp(min=-1e4)  # -inf would make every gradient NaN
+    targets = targets.double() if targets.is_floating_point() else targets
     weights = torch.ones(2, logits.shape[1], dtype=torch.float64)
-    log_temperature, bias = fit_map(lambda p, z: z / p[0].exp() + p[1], weights, logits, labels)
+    log_temperature, bias = fit_map(lambda p, z: z / p[0].exp() + p[1], weights, logits, targets)
     return tuple([round(value, 4) for value in values.tolist()] for values in (log_temperature.exp(), bias))
 
 
-def calibrate(model: EmoCLIPForEmotionClassification, prediction: EvalPrediction):
-    """Fits each head's calibration on the validation data that the checkpoint was chosen by.
+def fit_threshold(log_probs: torch.Tensor, answers: torch.Tensor) -> float:
+    """The lowest score from which on SURE of the answers of log-posteriors (n, C) are right, by the right answers
+    (n,): of all thresholds that keep the promise, the one that keeps most answers (Geifman and El-Yaniv, 2017, without
+    their bound). 1 where none does."""
+    scores, order = log_probs.max(-1).values.exp().sort(descending=True)
+    right = (log_probs.argmax(-1) == answers)[order].double()
+    kept = torch.arange(1, len(right) + 1)
+    good = (right.cumsum(0) / kept >= SURE).nonzero().flatten()
+    return round(scores[good[-1]].item(), 4) if len(good) else 1.0
+
+
+def calibrate(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, faces: Dataset, voices: Dataset):
+    """Fits what each head's answers mean on the validation data that the checkpoint was chosen by: calibration and
+    threshold, by the labels and, for the reading "perceived", by the votes where there are any, whose mean the class
+    shares then are; and what neutral people are to it.
 
     Args:
-        model: without calibration so far.
-        prediction: the trainer's, of that model.
+        model: what it had of all this is replaced. faces, voices: in the one form.
     """
-    _, *logits = (torch.as_tensor(x).float() for x in prediction.predictions)
-    *labels, has_face, has_voice = (torch.as_tensor(x) for x in prediction.label_ids)
-    for head, head_logits, head_labels, rows in zip(HEADS, logits, labels, (has_face, has_voice)):
-        known = model.config.head(head).prior
-        temperature, bias = (
-            {label: value for label, value in zip(LABELS, values) if label in known}
-            for values in fit_calibration(head_logits[rows], head_labels[rows])
-        )
-        model.config.calibrate_head(head, temperature, bias)
+    config, perceived, neutral = model.config, {}, {}
+    stored = face_tensors(faces), voice_tensors(voices, processor.feature_extractor)
+    for head, dataset, (values, labels) in zip(HEADS, (faces, voices), stored):
+        logits = model.calibrate(head, predict(model, processor, head, values)[0], undo=True)
+        taught = list(config.head(head).prior)
+        calibration = fit_calibration(logits, labels)
+        config.calibrate_head(head, *(by_label(numbers, taught) for numbers in calibration))
+        setattr(config, f"{head}_threshold", fit_threshold(apply(calibration, logits), labels))
+        if (at_rest := logits[labels == NEUTRAL].log_softmax(-1)).numel():
+            neutral[head] = by_label(at_rest.mean(0).tolist(), taught)
+        votes = votes_for(dataset)
+        if votes is None:
+            continue
+        voted = votes.sum(-1) > 0
+        shares = votes[voted] / votes[voted].sum(-1, keepdim=True)
+        temperature, bias = calibration = fit_calibration(logits[voted], shares)
+        prior = (shares.sum(0) + 1 / len(taught)) / (len(shares) + 1)  # a class that nobody chose is not impossible
+        by_votes = {"prior": prior.tolist(), "temperature": temperature, "bias": bias}
+        perceived |= {f"{head}_{field}": by_label(numbers, taught) for field, numbers in by_votes.items()}
+        perceived[f"{head}_threshold"] = fit_threshold(apply(calibration, logits), clear_majority(dataset))
+    config.neutral = neutral if len(neutral) == len(HEADS) else None
+    if perceived:
+        # Faces are what is expected: the voices are of a corpus in which people hear every second one as neutral.
+        expected = perceived.get("face_prior", config.target_prior)
+        acted = {field: getattr(config, field) for field in READING_FIELDS}
+        config.perceived = acted | {"target_prior": expected} | perceived
+    config.check_labels()
+
+
+def apply(calibration: tuple[list[float], list[float]], logits: torch.Tensor) -> torch.Tensor:
+    """Log-posteriors (n, C) of a head's own logits."""
+    temperature, bias = map(logits.new_tensor, calibration)
+    return (logits / temperature + bias).log_softmax(-1)
+
+
+def by_label(numbers: list[float], taught: list[str]) -> dict[str, float]:
+    """Numbers of all LABELS (C,), by the label, of those that a head was taught."""
+    return {label: round(number, 4) for label, number in zip(LABELS, numbers) if label in taught}

@@ -15,6 +15,7 @@ from processing_emoclip import EmoCLIPProcessor, VoiceExtractor
 from training.augmentation import augment_faces
 from training.labels import vote_targets
 from training.sources import FACE_SIZE
+from training.voice_augmentation import augment_voices
 
 Head = Literal["face", "voice"]
 HEADS: tuple[Head, ...] = ("face", "voice")
@@ -243,7 +244,7 @@ def to_model_input(
     """
     if head == "voice":
         extractor = processor.feature_extractor
-        return extractor.input_name, extractor.augment(stored) if augment else extractor.decode(stored)
+        return extractor.input_name, augment_voices(extractor, stored) if augment else extractor.decode(stored)
     image_processor = processor.image_processor
     if augment:
         return "pixel_values", image_processor.standardize(augment_faces(stored, image_processor.side))

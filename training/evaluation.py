@@ -10,8 +10,8 @@ from datasets import Dataset
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 from training.dataset import Head, face_tensors, to_model_input, voice_tensors
-from training.labels import votes_for
-from training.metrics import confusion_matrix, emotion_metrics, reliability
+from training.labels import NOBODY, clear_majority, one_against_others, votes_for
+from training.metrics import confusion_matrix, emotion_metrics, reliability, selective
 from training.prompts import split_words
 from training.sources import FACE_SIZE
 from training.splits import Corpus
@@ -63,7 +63,7 @@ def word_embeddings(
 
 def describe(model: EmoCLIPForEmotionClassification, head: Head, logits: torch.Tensor, labels: np.ndarray) -> dict:
     """A head's figures for its logits (n, C): `emotion_metrics`, accuracy and calibration error without calibration,
-    each emotion's recall, the confusion matrix and the reliability diagram."""
+    each emotion's recall, the confusion matrix, the reliability diagram, and `selective`."""
     probs, names = logits.softmax(-1).numpy(), model.config.labels
     before = emotion_metrics(model.calibrate(head, logits, undo=True).softmax(-1).numpy(), labels)
     answers = probs.argmax(-1)
@@ -73,7 +73,41 @@ def describe(model: EmoCLIPForEmotionClassification, head: Head, logits: torch.T
         "recall": {names[i]: float((answers[labels == i] == i).mean()) for i in np.unique(labels)},
         "confusion": confusion_matrix(probs, labels),
         "reliability": reliability(probs, labels),
+        "selective": selective(probs, labels, model.config.head(head).threshold),
     }
+
+
+def describe_perceived(
+    model: EmoCLIPForEmotionClassification, head: Head, logits: torch.Tensor, dataset: Dataset
+) -> dict[str, dict]:
+    """The figures `face_perceived` or `voice_perceived` of the reading "perceived"; none where the dataset has no
+    votes.
+
+    Args:
+        logits: (n, C), calibrated as acted.
+    Returns:
+        `emotion_metrics` against the clear majority of the voters, where there is one; `one_person`, see
+        `one_against_others`; `cross_entropy` to the votes, in nats, and `votes_entropy`, which no model can go below;
+        `selective`, over all faces or voices, where an answer without a clear majority counts as wrong.
+    """
+    votes = votes_for(dataset)
+    if votes is None:
+        return {}
+    own = model.calibrate(head, logits, undo=True)
+    log_probs = model.calibrate(head, own, "perceived").log_softmax(-1)
+    probs, majority = log_probs.exp().numpy(), clear_majority(dataset).numpy()
+    voted, clear = votes.sum(-1) > 0, majority != NOBODY
+    if not clear.any():
+        return {}
+    shares = votes[voted] / votes[voted].sum(-1, keepdim=True)
+    log_shares = shares.clamp(min=1e-12).log()
+    figures = emotion_metrics(probs[clear], majority[clear]) | {
+        "one_person": one_against_others(dataset),
+        "cross_entropy": -(shares * log_probs[voted].clamp(min=-1e4)).sum(-1).mean().item(),
+        "votes_entropy": -(shares * log_shares).sum(-1).mean().item(),
+        "selective": selective(probs, majority, model.config.head(head, "perceived").threshold),
+    }
+    return {f"{head}_perceived": figures}
 
 
 def ten_crops(pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -104,12 +138,7 @@ def evaluate_faces(
         unseen = np.array([face not in seen for face in faces["pixels"]])
         if unseen.any():
             results["face_unseen"] = emotion_metrics(probs[unseen], labels[unseen])
-    votes = votes_for(faces)
-    if votes is not None:
-        clear = votes.max(-1).values.numpy() > 0.5  # more than half of all taggers agree
-        majority = votes.argmax(-1).numpy()
-        if clear.any():
-            results["face_majority"] = emotion_metrics(probs[clear], majority[clear])
+    results |= describe_perceived(model, "face", logits, faces)
     return results, Predictions(logits.log_softmax(-1), labels, embeds)
 
 
@@ -121,6 +150,7 @@ def evaluate_voices(
     labels = labels.numpy()
     logits, embeds = predict(model, processor, "voice", stored)
     results = {"voice": describe(model, "voice", logits, labels)}
+    results |= describe_perceived(model, "voice", logits, voices)
     correct = logits.argmax(-1).numpy() == labels
     groups = {}
     for name in ("sex", "sentence", "intensity"):

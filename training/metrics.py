@@ -65,6 +65,18 @@ def reliability(probs: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]
     ]
 
 
+def selective(probs: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
+    """What it means to be unsure below a threshold: the share of the answers (n, C) that are sure, and how many of the
+    sure and of the unsure ones are right; None where there are none of a kind."""
+    sure, right = probs.max(-1) >= threshold, probs.argmax(-1) == labels
+    return {
+        "n": len(labels),
+        "sure": float(sure.mean()),
+        "sure_accuracy": float(right[sure].mean()) if sure.any() else None,
+        "unsure_accuracy": float(right[~sure].mean()) if not sure.all() else None,
+    }
+
+
 def confusion_matrix(probs: np.ndarray, labels: np.ndarray) -> list[list[int]]:
     """How often each label (row) got each answer (column), C x C."""
     classes = probs.shape[1]

@@ -18,8 +18,9 @@ def markdown_table(results: dict) -> str:
         ("face, one crop", splits.get("face"), results.get("face")),
         ("face, mean over ten crops", splits.get("face"), results.get("face_ten_crops")),
         ("face, one crop, not in train", f"{splits.get('face')}, without repeats", results.get("face_unseen")),
-        ("face, against FER+'s majority", f"{splits.get('face')}, FER+ labels", results.get("face_majority")),
+        ("face as people see it, against their clear majority", splits.get("face"), results.get("face_perceived")),
         ("voice", splits.get("voice"), results.get("voice")),
+        ("voice as people hear it, against their clear majority", splits.get("voice"), results.get("voice_perceived")),
         ("voice, mean of five folds", "folds 0 to 4", results.get("voice_folds")),
     ]
     if fused := results.get("fused"):

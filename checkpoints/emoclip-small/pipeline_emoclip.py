@@ -31,6 +31,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 try:
+    from .baseline_emoclip import Baseline
+    from .configuration_emoclip import Reading
     from .explain_emoclip import Explanation, explain
     from .files_emoclip import kind_of, read_all
     from .media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
@@ -41,6 +43,8 @@ try:
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
+    from baseline_emoclip import Baseline
+    from configuration_emoclip import Reading
     from explain_emoclip import Explanation, explain
     from files_emoclip import kind_of, read_all
     from media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
@@ -98,6 +102,11 @@ class EmotionRecognitionPipeline(Pipeline):
         model, processor: `EmoCLIPForEmotionClassification` and its `EmoCLIPProcessor`.
         face_detector: YuNet's ONNX file; see `FaceDetector`.
         runtime: "auto", "torch" or "onnx", what runs the network on a CPU; see `Towers`.
+        reading: "perceived", how people see and hear it, or "acted", what the corpora's labels say.
+        baseline: the person's own normal face and voice, from the method `baseline`, or the file that it was saved
+            in; what is said is relative to it.
+
+    Both of the last may also be given to a call, for that call.
 
     Example:
 
@@ -114,12 +123,21 @@ class EmotionRecognitionPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = False
 
-    def __init__(self, *args, face_detector: str | os.PathLike | None = None, runtime: Runtime = "auto", **kwargs):
+    def __init__(
+        self,
+        *args,
+        face_detector: str | os.PathLike | None = None,
+        runtime: Runtime = "auto",
+        reading: Reading = "perceived",
+        baseline: Baseline | str | os.PathLike | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("EmotionRecognitionPipeline needs processor=, an EmoCLIPProcessor.")
         self.feature_extractor = self.image_processor = None  # the processor holds them, and saves them
-        self.recognizer = Recognizer(self.model.eval(), self.processor, face_detector, runtime)
+        model = self.model.eval()
+        self.recognizer = Recognizer(model, self.processor, face_detector, runtime, reading, baseline)
 
     def __call__(
         self,
@@ -130,6 +148,8 @@ class EmotionRecognitionPipeline(Pipeline):
         face_box: Box | None = None,
         video: VideoSource | None = None,
         progress: Callable[[float], None] | None = None,
+        reading: Reading | None = None,
+        baseline: Baseline | str | os.PathLike | None = None,
         **kwargs,
     ) -> EmotionResult | VideoResult | list[EmotionResult] | Iterator[EmotionResult]:
         """Recognise the emotion in one input, in a list of them, or in an iterator or dataset of them.
@@ -139,6 +159,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 dataset, the columns of these names are read, or one of its columns is given.
             video: one video, by itself; see `analyze_video`.
             progress: called with the fraction of `video` that is done; what it raises stops the work.
+            reading, baseline: as the class describes them, for this call.
             batch_size: how many inputs enter the model together.
         Returns:
             One `EmotionResult`, a list, or an iterator; a `VideoResult` of a video.
@@ -147,11 +168,13 @@ class EmotionRecognitionPipeline(Pipeline):
                 other's sentence stands in `messages`; so do "no face", "silence" and "no speech", which are answers.
             ImportError: a package that reads the input is not installed.
             TypeError: arguments that do not go together, or unknown ones.
+            ValueError: there is no such reading, or the baseline is of another model.
         """
+        recognizer = self.recognizer.adapted(reading, baseline)
         if video is not None:
             if kwargs or any(other is not None for other in (inputs, image, audio, face_box)):
-                raise TypeError("Give video= by itself, or with progress=.")
-            return finish(analyze_video(self.recognizer, video), progress)
+                raise TypeError("Give video= by itself, or with progress=, reading= and baseline=.")
+            return finish(analyze_video(recognizer, video), progress)
         if progress is not None:
             raise TypeError("Only one video= by itself has progress=.")
         if inputs is None:
@@ -171,7 +194,7 @@ class EmotionRecognitionPipeline(Pipeline):
             rows = inputs
             numbered = hasattr(rows, "__len__") and not isinstance(rows, IterableDataset)
             inputs = _Rows(rows) if numbered else (_row(row, rows) for row in rows)
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(inputs, recognizer=recognizer, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, state_dict: dict | None = None, **kwargs) -> None:
         """The model and its processor, and the code of both and of the pipeline, as they are loaded again.
@@ -188,8 +211,8 @@ class EmotionRecognitionPipeline(Pipeline):
     # Each input has its own number of faces and windows, so what `preprocess` gives is a list of one, which batching
     # joins, and `postprocess` takes none apart.
 
-    def _sanitize_parameters(self) -> tuple[dict, dict, dict]:
-        return {}, {}, {}
+    def _sanitize_parameters(self, recognizer: Recognizer | None = None) -> tuple[dict, dict, dict]:
+        return {}, {} if recognizer is None else {"recognizer": recognizer}, {}
 
     def preprocess(self, inputs: Any) -> list[Observation | VideoSource]:
         """One input read, its faces and its speech found; a video is watched when its turn in the model comes."""
@@ -200,11 +223,13 @@ class EmotionRecognitionPipeline(Pipeline):
             raise InputError("A video is an input by itself: leave out what stands beside it.")
         return [given["video"]]
 
-    def _forward(self, prepared: list[Observation | VideoSource]) -> list[EmotionResult | VideoResult]:
+    def _forward(
+        self, prepared: list[Observation | VideoSource], recognizer: Recognizer
+    ) -> list[EmotionResult | VideoResult]:
         observations = [each for each in prepared if isinstance(each, Observation)]
-        results = iter(self.recognizer.score(observations))
+        results = iter(recognizer.score(observations))
         return [
-            next(results) if isinstance(each, Observation) else finish(analyze_video(self.recognizer, each))
+            next(results) if isinstance(each, Observation) else finish(analyze_video(recognizer, each))
             for each in prepared
         ]
 
@@ -232,6 +257,18 @@ class EmotionRecognitionPipeline(Pipeline):
         for prepared in loader:
             yield from self.postprocess(self.forward(prepared, **forward_params), **postprocess_params)
 
+    # Baselines
+
+    def baseline(self, *, image: ImageSource | None = None, audio: AudioSource | None = None) -> Baseline:
+        """A person's own normal face and voice, for the parameter of this name: of a photo of the face at rest, a
+        recording of normal speech (ten seconds or more are better than two), or both.
+
+        Raises:
+            InputError: as `__call__`, or there is neither a face nor speech.
+            ValueError: the model knows no baselines.
+        """
+        return self.recognizer.baseline_of(self.recognizer.observe(image, audio))
+
     # Explanations and words
 
     def explain(
@@ -240,17 +277,20 @@ class EmotionRecognitionPipeline(Pipeline):
         image: ImageSource | None = None,
         audio: AudioSource | None = None,
         face_box: Box | None = None,
+        reading: Reading | None = None,
+        baseline: Baseline | str | os.PathLike | None = None,
     ) -> list[Explanation]:
         """What in the largest face, and in the most telling window of speech, spoke for the answer, see `explain`.
 
         Args:
-            image, audio, face_box: as `__call__` takes them.
+            image, audio, face_box, reading, baseline: as `__call__` takes them.
         Raises:
-            InputError: as `__call__`.
+            InputError, ValueError: as `__call__`.
         """
-        observation = self.recognizer.observe(image, audio, face_box)
-        [result] = self.recognizer.score([observation])
-        return explain(self.recognizer, observation, result)
+        recognizer = self.recognizer.adapted(reading, baseline)
+        observation = recognizer.observe(image, audio, face_box)
+        [result] = recognizer.score([observation])
+        return explain(recognizer, observation, result)
 
     @torch.no_grad()
     def zero_shot(

@@ -17,13 +17,18 @@ except ImportError:
         raise
     from media_emoclip import Box
 
+#: Of the agreement: face and voice conflict where they are half as likely together as apart, or less.
+CONFLICT = -math.log(2)
+
 
 @dataclass
 class Emotion:
-    """One posterior. `scores` has every label; None stands for one that this source was never taught."""
+    """One posterior. `scores` has every label; None stands for one that this source was never taught. `unsure` says
+    that the answer is not to be relied on: its score is one at which too many validation answers were wrong."""
 
     label: str
     scores: dict[str, float | None]
+    unsure: bool
 
 
 @dataclass
@@ -59,8 +64,16 @@ class FusedResult:
 
     @property
     def conflict(self) -> bool:
-        """True where one may say "looks happy, sounds sad": the evidence conflicts and the top labels differ."""
-        return self.agreement is not None and self.agreement < 0 and self.face.label != self.voice.label
+        """True where one may say "looks happy, sounds sad": the evidence clearly conflicts, the top labels differ, and
+        neither is unsure."""
+        if self.agreement is None or self.agreement > CONFLICT or self.face.label == self.voice.label:
+            return False
+        return not self.face.unsure and not self.voice.unsure
+
+    @property
+    def unsure(self) -> bool:
+        """Whether what is said of the person is not to be relied on; False where nothing is said."""
+        return self.fused is not None and self.fused.unsure
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""

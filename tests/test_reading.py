@@ -1,0 +1,176 @@
+"""Readings, each with its own calibration; answers that are unsure; and a person's own baseline."""
+
+import copy
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import ASTRONAUT, LABELS, READING
+from transformers import pipeline
+
+from baseline_emoclip import WEIGHT, Baseline, fingerprint
+from configuration_emoclip import READING_FIELDS, VOICE_LABELS
+from recognizer_emoclip import Recognizer
+from results_emoclip import Emotion
+from video_emoclip import Person, TimelinePoint, VideoResult
+
+NEUTRAL = {"face": dict.fromkeys(LABELS, -2.0), "voice": dict.fromkeys(VOICE_LABELS, -2.0)}
+
+
+@pytest.fixture
+def pipe(checkpoint):
+    """A pipeline whose configuration a test may change: people see and hear everybody as neutral."""
+    pipe = pipeline("emotion-recognition", model=str(checkpoint), trust_remote_code=True, device="cpu")
+    config = pipe.model.config
+    config.perceived = copy.deepcopy({field: getattr(config, field) for field in READING_FIELDS})
+    for head in ("face", "voice"):
+        config.perceived[f"{head}_bias"]["neutral"] += 10.0
+    config.neutral = copy.deepcopy(NEUTRAL)
+    config.check_labels()
+    return pipe
+
+
+def scores(emotion: Emotion) -> list[float]:
+    return [score for score in emotion.scores.values() if score is not None]
+
+
+def test_people_are_asked_unless_told_otherwise(pipe):
+    given = {"image": str(ASTRONAUT), "audio": str(READING)}
+    perceived, acted = pipe(**given), pipe(**given, reading="acted")
+    for source in ("face", "voice", "fused"):
+        assert getattr(perceived, source).label == "neutral"
+        assert scores(getattr(perceived, source)) != pytest.approx(scores(getattr(acted, source)), abs=1e-3)
+    assert acted.face.label == "happy"
+    assert pipe(**given, reading="perceived").to_dict() == perceived.to_dict()
+    assert [result.face.label for result in pipe([given], reading="acted")] == ["happy"]
+
+
+def test_each_reading_has_its_own_calibration_and_shares(pipe):
+    """The same raw logits, two answers; the fusion divides by the reading's own shares."""
+    model, inputs = pipe.model, pipe.processor(images=np.asarray(np.full((48, 48), 90, "u1")), return_tensors="pt")
+    with torch.no_grad():
+        logits = {reading: model(**inputs, reading=reading).face_logits for reading in ("acted", "perceived")}
+    raw = [model.calibrate("face", logits[reading], reading, undo=True) for reading in logits]
+    assert torch.allclose(*raw, atol=1e-4)
+    config = model.config
+    config.perceived["face_prior"] = dict.fromkeys(LABELS, 0.04) | {"neutral": 0.76}
+    face, voice = (torch.full((1, 7), -math.log(7)) for _ in range(2))
+    acted, perceived = (model.fuse(face, voice, reading=reading)[0].exp()[0] for reading in ("acted", "perceived"))
+    neutral = LABELS.index("neutral")
+    assert perceived[neutral] < acted[neutral]  # a face no more neutral than others, though most are
+
+
+def test_a_checkpoint_of_one_reading_answers_as_ever(pipe):
+    pipe.model.config.perceived = pipe.model.config.neutral = None
+    pipe.model.config.face_threshold = pipe.model.config.voice_threshold = 0.0
+    given = {"image": str(ASTRONAUT), "audio": str(READING)}
+    result = pipe(**given)
+    assert result.to_dict() == pipe(**given, reading="acted").to_dict()
+    assert not result.unsure and not result.face.unsure and not result.voice.unsure
+
+
+def test_an_unknown_reading_is_refused_in_a_sentence(pipe, checkpoint):
+    with pytest.raises(ValueError, match="A reading is one of acted, perceived") as error:
+        pipe(str(ASTRONAUT), reading="felt")
+    assert str(error.value).endswith(".") and ". " not in str(error.value)
+
+
+# --- Unsure
+
+
+def test_an_answer_below_the_threshold_is_unsure_and_says_so_everywhere(pipe):
+    config, given = pipe.model.config, {"image": str(ASTRONAUT), "audio": str(READING), "reading": "acted"}
+    config.face_threshold = config.voice_threshold = 0.0
+    sure = pipe(**given)
+    assert not (sure.unsure or sure.face.unsure or sure.voice.unsure)
+    config.face_threshold = sure.face.scores[sure.face.label] + 1e-3
+    result = pipe(**given)
+    assert result.face.unsure and not result.voice.unsure
+    assert result.face.scores == sure.face.scores  # the answer is the same
+    data = json.loads(json.dumps(result.to_dict()))
+    assert (data["face"]["unsure"], data["voice"]["unsure"]) == (True, False)
+    config.face_threshold, config.voice_threshold = 0.0, 1.0
+    result = pipe(**given)
+    assert result.voice.unsure and result.unsure and result.fused.unsure  # what rests on both needs both
+    assert not pipe(str(ASTRONAUT), reading="acted").unsure  # a face alone needs its own
+
+
+def test_a_timeline_says_which_of_its_answers_are_unsure():
+    happy = dict.fromkeys(LABELS, 0.0) | {"happy": 1.0}
+    sure, unsure = Emotion("happy", happy, unsure=False), Emotion("happy", happy, unsure=True)
+    point = TimelinePoint(0.0, sure, unsure, unsure, 1.0)
+    result = VideoResult(0.2, face=sure, voice=unsure, fused=unsure, people=[], timeline=[point])
+    [row] = csv.DictReader(io.StringIO(result.to_csv()))
+    assert (row["voice_unsure"], row["fused_unsure"]) == ("1", "1") and row["face_unsure"] == ""
+    assert result.unsure and result.to_dict()["timeline"][0]["voice"]["unsure"] is True
+    person = Person("happy", happy, True, 1, [])
+    assert person.unsure
+
+
+# --- The person's own baseline
+
+
+def test_half_of_what_is_the_persons_own_is_taken_off(pipe, tmp_path):
+    baseline = pipe.baseline(image=str(ASTRONAUT), audio=str(READING))
+    assert list(baseline.face) == list(LABELS) and list(baseline.voice) == list(VOICE_LABELS)
+    assert sum(map(math.exp, baseline.face.values())) == pytest.approx(1, abs=1e-2)
+    plain = pipe(str(ASTRONAUT), reading="acted")
+    relative = pipe(str(ASTRONAUT), reading="acted", baseline=baseline)
+    temperature = pipe.model.config.face_temperature
+    for label in LABELS[1:]:
+        moved, before = (math.log(each.face.scores[label] / each.face.scores["angry"]) for each in (relative, plain))
+        shift = {name: WEIGHT * (NEUTRAL["face"][name] - baseline.face[name]) / temperature[name] for name in LABELS}
+        assert moved - before == pytest.approx(shift[label] - shift["angry"], abs=2e-3)
+    assert relative.face.scores["happy"] < plain.face.scores["happy"]  # somebody whose face at rest looks happy
+
+
+def test_a_baseline_is_kept_as_a_few_numbers_and_comes_back_as_it_was(pipe, tmp_path):
+    baseline = pipe.baseline(audio=str(READING))
+    assert baseline.face is None
+    baseline.save(tmp_path / "me.json")
+    assert (tmp_path / "me.json").stat().st_size < 1_000
+    assert vars(Baseline.load(tmp_path / "me.json")) == vars(baseline)
+    given = {"image": str(ASTRONAUT), "audio": str(READING)}
+    result, plain = pipe(**given, baseline=tmp_path / "me.json"), pipe(**given)
+    assert result.to_dict() == pipe(**given, baseline=baseline).to_dict()
+    assert scores(result.face) == pytest.approx(scores(plain.face), abs=1e-6)  # of the face nothing is known
+    assert scores(result.voice) != pytest.approx(scores(plain.voice), abs=1e-3)
+
+
+def test_a_pipeline_may_belong_to_one_person(pipe):
+    baseline = pipe.baseline(image=str(ASTRONAUT))
+    own = Recognizer(pipe.model, pipe.processor, baseline=baseline)
+    [result] = own.score([own.observe(str(ASTRONAUT))])
+    assert scores(result.face) == pytest.approx(scores(pipe(str(ASTRONAUT), baseline=baseline).face), abs=1e-6)
+    assert vars(own.baseline_of(own.observe(str(ASTRONAUT)))) == vars(
+        baseline
+    )  # the person's, and not relative to itself
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"face": 3, "voice": null, "model": ""}', '{"face": {"angry": NaN}}']
+)
+def test_what_is_no_baseline_is_refused_in_a_sentence(tmp_path, text):
+    (tmp_path / "me.json").write_text(text)
+    with pytest.raises(ValueError, match="is no baseline") as error:
+        Baseline.load(tmp_path / "me.json")
+    assert str(error.value).endswith("wrote.")
+
+
+def test_a_baseline_of_another_model_or_of_nobody_is_refused(pipe, tmp_path):
+    baseline = pipe.baseline(image=str(ASTRONAUT))
+    with pytest.raises(ValueError, match="of another model"):
+        pipe(str(ASTRONAUT), baseline=replace(baseline, model="another"))
+    pipe.model.config.neutral = None
+    with pytest.raises(ValueError, match="knows no baselines"):
+        pipe.baseline(image=str(ASTRONAUT))
+    pipe.model.config.neutral = copy.deepcopy(NEUTRAL)
+    assert fingerprint(pipe.model.config) == baseline.model
+    nobody = np.full((200, 200, 3), 127, "u1")
+    with pytest.raises(ValueError, match="No face was found"):
+        pipe.baseline(image=nobody)
