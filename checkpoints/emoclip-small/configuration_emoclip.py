@@ -179,6 +179,8 @@ class EmoCLIPConfig(PreTrainedConfig):
 
     Args:
         vision_config, text_config, audio_config: the towers; the text tower is CLIP's own.
+        word_vector_size: of the text tower's token embeddings where they are word vectors trained by others, which are
+            kept as they are, with eight bits a number; None for embeddings of the tower's own.
         projection_dim: size of the joint embedding space.
         logit_scale_init_value: logarithm of the similarities' first scale; CLIP's is log(1 / 0.07).
         face_prior, voice_prior: share of each class in what the head was trained on, by name. The names are the
@@ -205,6 +207,8 @@ class EmoCLIPConfig(PreTrainedConfig):
         label_smoothing: of the heads' cross-entropy.
         classifier_dropout: before each head.
         words: for each emotion, the words that the text tower was trained on.
+        emotion_cosine: how close to the words of an emotion, as a cosine, a text must be at least to mean one; None
+            where the text tower was taught no words without an emotion.
         prompt_templates: sentences with one `{}`, where a word goes.
         format_version: of config.json; code refuses what is newer than itself.
     """
@@ -221,6 +225,7 @@ class EmoCLIPConfig(PreTrainedConfig):
     vision_config: dict | EmoCLIPVisionConfig | None = None
     text_config: dict | CLIPTextConfig | None = None
     audio_config: dict | EmoCLIPAudioConfig | None = None
+    word_vector_size: int | None = None
     projection_dim: int = 256
     logit_scale_init_value: float | int = 2.6592
 
@@ -242,6 +247,7 @@ class EmoCLIPConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.2
 
     words: dict[str, list[str]] | None = None
+    emotion_cosine: float | int | None = None
     prompt_templates: list[str] | None = None
     format_version: int = FORMAT_VERSION
 

@@ -54,6 +54,8 @@ except ImportError:
 
 #: The largest factor by which a cosine similarity is scaled, as in CLIP.
 MAX_LOGIT_SCALE = 100.0
+#: Standard deviation of a word vector's numbers behind the projection, at the start.
+WORD_STD = 0.2
 
 
 def normalize(features: torch.Tensor) -> torch.Tensor:
@@ -216,6 +218,21 @@ class ProjectedCLIPVisionModel(nn.Module):
         return self.projection(self.clip(pixel_values=x.to(self.projection.weight.dtype)).pooler_output)
 
 
+class WordVectors(nn.Module):
+    """A text tower's token embeddings that stay as they are, in eight bits, behind a projection that is trained."""
+
+    def __init__(self, config: EmoCLIPConfig):
+        super().__init__()
+        text, size = config.text_config, config.word_vector_size
+        self.register_buffer("weight", torch.zeros(text.vocab_size, size, dtype=torch.int8))
+        self.register_buffer("scale", torch.zeros(text.vocab_size, 1))  # of each token's numbers
+        self.projection = nn.Linear(size, text.hidden_size)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, L) to embeddings (B, L, hidden size)."""
+        return self.projection(self.weight[input_ids] * self.scale[input_ids].to(self.projection.weight.dtype))
+
+
 @dataclass
 class EmoCLIPOutput(ModelOutput):
     """What `EmoCLIPModel` returns. Embeddings are L2-normalised; a row that lacks the modality holds zeros.
@@ -295,6 +312,10 @@ class EmoCLIPPreTrainedModel(PreTrainedModel):
             init.ones_(module.fb)
             init.copy_(module.fc, torch.arange(len(module.fc), dtype=torch.float32))
             init.copy_(module.window, blackman_harris_window(len(module.window)))
+        elif isinstance(module, WordVectors):
+            init.zeros_(module.weight)
+            init.zeros_(module.scale)
+            init.normal_(module.projection.weight, std=WORD_STD * module.projection.in_features**-0.5)
         elif isinstance(module, ProjectedCLIPVisionModel):
             init.normal_(module.projection.weight, std=module.projection.in_features**-0.5)
         elif isinstance(module, EmoCLIPModel):
@@ -359,6 +380,8 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         else:
             self.vision_model = ProjectedCLIPVisionModel(config.vision_config, config.projection_dim)
         self.text_model = CLIPTextModel(config.text_config)
+        if config.word_vector_size is not None:
+            self.text_model.embeddings.token_embedding = WordVectors(config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.empty(()))  # image-text
         self.logit_scale_ai = nn.Parameter(torch.empty(()))  # audio-image
@@ -524,17 +547,21 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
         voice_labels: torch.Tensor | None,
         face_mask: torch.Tensor | None,
         voice_mask: torch.Tensor | None,
+        text_labels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """The losses of every pair over the rows of all processes, each a scalar, for pairs of a weight above 0.
 
         `embeds` holds (B, D) for `image`, `audio` and `text`, each where it is given. With the loss reduction
-        `audioclip` the labels are not used, and `transform` is among the losses where there is audio.
+        `audioclip` the labels are not used, and `transform` is among the losses where there is audio. `text_labels` as
+        in `EmoCLIPForEmotionClassification.forward`.
         """
         as_audioclip = self.config.loss_reduction == "audioclip"
         if as_audioclip:  # a row's own face, voice and text are its only positives
             face_labels = voice_labels = None
         masks = modality_masks(embeds, face_mask, voice_mask)
         labels = modality_labels(embeds, face_labels, voice_labels, masks["image"])
+        if text_labels is not None:
+            labels["text"] = text_labels
         if is_distributed():  # gathering is collective: a process without faces or voices gathers none
             any_embeds = next(iter(embeds.values()))
             none = any_embeds[:0] if masks["image"] is None else torch.zeros_like(any_embeds)
@@ -729,6 +756,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         face_targets: torch.Tensor | None = None,
         voice_targets: torch.Tensor | None = None,
         reading: Reading = "acted",
+        text_labels: torch.Tensor | None = None,
     ) -> EmoCLIPEmotionOutput:
         """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
 
@@ -741,6 +769,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 either all of them or none give each of these and `input_ids`.
             face_targets, voice_targets: (B, C) probabilities of the classes, beside the labels; the heads'
                 cross-entropy alone goes by them.
+            text_labels: the classes of the prompts where these are not as many as the faces; -1 for one that speaks of
+                no emotion, which matches no face and no voice.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
@@ -783,7 +813,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         losses, logits, agreement = {}, None, None
         if return_loss and (face_labels is not None or voice_labels is not None):
             face = HeadInputs(face_logits, face_labels, face_targets, face_mask)
-            losses = self.losses(embeds, face, HeadInputs(voice_logits, voice_labels, voice_targets, voice_mask))
+            voice = HeadInputs(voice_logits, voice_labels, voice_targets, voice_mask)
+            losses = self.losses(embeds, face, voice, text_labels)
         if together:
             logits, agreement = self.fuse(
                 None if face_logits is None else face_logits.float().log_softmax(-1),
@@ -802,13 +833,21 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             **{f"{name}_embeds": value for name, value in embeds.items()},
         )
 
-    def losses(self, embeds: dict[str, torch.Tensor], face: HeadInputs, voice: HeadInputs) -> dict[str, torch.Tensor]:
+    def losses(
+        self,
+        embeds: dict[str, torch.Tensor],
+        face: HeadInputs,
+        voice: HeadInputs,
+        text_labels: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
         """The losses of a weight above 0 by name, unweighted, each a scalar; `embeds` as in `contrastive_losses`."""
         losses = {}
         for name, head, given in (("face", self.face_head, face), ("voice", self.voice_head, voice)):
             if given.labels is not None and self.config.loss_weights[name] > 0:
                 losses[name] = self._head_loss(head, *given)
-        return losses | self.emoclip.contrastive_losses(embeds, face.labels, voice.labels, face.mask, voice.mask)
+        return losses | self.emoclip.contrastive_losses(
+            embeds, face.labels, voice.labels, face.mask, voice.mask, text_labels
+        )
 
     def _head_loss(
         self,
