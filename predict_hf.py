@@ -15,7 +15,7 @@ import sys
 import time
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import HfArgumentParser
 
+from baseline_emoclip import Baseline
+from configuration_emoclip import Reading
 from demo.emotions import COLOURS
 from hub import NEEDED, HubError, fetch, load_pipeline
 from prediction.inputs import find_inputs
@@ -45,6 +47,12 @@ class PredictArguments:
     what: What = field(default="both", metadata={"help": "faces, voices, or both"})
     every: float | None = field(
         default=None, metadata={"help": "of videos, also a row for every so many seconds, a multiple of 0.2"}
+    )
+    reading: Reading = field(
+        default="perceived", metadata={"help": "how people perceive a face and a voice, or what was acted"}
+    )
+    baseline: str | None = field(
+        default=None, metadata={"help": "the file of a person's baseline, to which all answers are relative"}
     )
     plot: str | None = field(default=None, metadata={"help": "a folder for a picture of each video's timeline"})
     threads: int | None = field(
@@ -100,8 +108,16 @@ def main():
             library(max(1, cores // threads))
         folder = fetch(args.model)
         device = f"cuda:{state.local_process_index}" if torch.cuda.is_available() else "cpu"
-        pipe = load_pipeline(folder, device=device)
-        run = {"inputs": inputs.digest, "weights": digest(folder), "--what": args.what, "--every": args.every}
+        baseline = Baseline.load(args.baseline) if args.baseline else None
+        pipe = load_pipeline(folder, device=device, reading=args.reading, baseline=baseline)
+        run = {
+            "inputs": inputs.digest,
+            "weights": digest(folder),
+            "--what": args.what,
+            "--every": args.every,
+            "--reading": args.reading,
+            "--baseline": baseline and asdict(baseline),
+        }
         output = Output(path, columns(inputs.columns, pipe.model.config.labels), run)
         if state.is_main_process:
             output.begin()

@@ -47,7 +47,11 @@ def columns(inputs: Sequence[str], labels: Sequence[str]) -> pa.Schema:
     scores = [
         field
         for source in SOURCES
-        for field in ((source, pa.string()), *((f"{source}_{label}", pa.float64()) for label in labels))
+        for field in (
+            (source, pa.string()),
+            (f"{source}_unsure", pa.int64()),
+            *((f"{source}_{label}", pa.float64()) for label in labels),
+        )
     ]
     return pa.schema(
         [
@@ -100,7 +104,8 @@ def _people(result: EmotionResult | VideoResult) -> Iterator[dict[str, Any]]:
 def _cells(source: str, emotion: Emotion | None) -> dict[str, Any]:
     if emotion is None:
         return {}
-    return {source: emotion.label, **{f"{source}_{label}": score for label, score in emotion.scores.items()}}
+    scores = {f"{source}_{label}": score for label, score in emotion.scores.items()}
+    return {source: emotion.label, f"{source}_unsure": int(emotion.unsure), **scores}
 
 
 class Output:
@@ -211,7 +216,7 @@ def summary(table: Dataset) -> str:
         counts.append(f"nobody seen or heard {nothing:,}")
     if unread:
         counts.append(f"no answer {unread:,}, see the column error")
-    return f"{inputs:,} inputs: {', '.join(counts)}."
+    return f"{inputs:,} input{'s' if inputs != 1 else ''}: {', '.join(counts)}."
 
 
 def parts_of(path: Path) -> Path:

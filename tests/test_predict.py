@@ -35,6 +35,7 @@ import predict_hf
 import prediction.work
 from hub import load_pipeline
 from prediction.output import Output, columns, parts_of
+from results_emoclip import Emotion
 
 TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
 
@@ -82,11 +83,14 @@ def scores(row: dict, source: str) -> dict[str, float]:
     return {label: row[f"{source}_{label}"] for label in LABELS if f"{source}_{label}" in row}
 
 
-def assert_is(row: dict, source: str, emotion) -> None:
+def assert_is(row: dict, source: str, emotion: Emotion) -> None:
     """A row's columns hold an `Emotion` of the pipeline; sums of floats in another order are the same."""
-    assert row[source] == emotion.label
-    known = {label: score for label, score in emotion.scores.items() if score is not None}
-    assert scores(row, source) == pytest.approx(known, abs=1e-4)
+    assert row[source] == emotion.label and row[f"{source}_unsure"] == emotion.unsure
+    assert scores(row, source) == pytest.approx(scores_of(emotion), abs=1e-4)
+
+
+def scores_of(emotion: Emotion) -> dict[str, float]:
+    return {label: score for label, score in emotion.scores.items() if score is not None}
 
 
 # --- Answers
@@ -186,9 +190,20 @@ def test_faces_or_voices_alone(predict, pipe, tmp_path):
         assert f"Only the {what} was asked for" in error["error"]
         [pair] = predict(tmp_path / "pairs.csv", "--what", what, output=f"{what}-pairs.parquet")
         for row in (video, pair):
-            assert what in row and other not in row and scores(row, what) == scores(row, "fused")
+            assert what in row and other not in row
+            assert scores(row, what) == pytest.approx(scores(row, "fused"), abs=1e-5)
             assert "agreement" not in row and "messages" not in row
         assert_is(video, what, getattr(pipe(video=clip), what))
+
+
+def test_a_reading_and_a_baseline_are_the_pipelines(predict, pipe, tmp_path):
+    pipe.baseline(image=ADMIRAL, audio=READING).save(tmp_path / "me.json")
+    for options in ({"reading": "acted"}, {"baseline": str(tmp_path / "me.json")}):
+        [(name, value)] = options.items()
+        photo, recording = predict(ASTRONAUT, SHORT_READING, f"--{name}", value, output=f"{name}.parquet")
+        assert_is(photo, "face", pipe(str(ASTRONAUT), **options).face)
+        assert_is(recording, "voice", pipe(str(SHORT_READING), **options).voice)
+        assert scores(recording, "voice") != pytest.approx(scores_of(pipe(str(SHORT_READING)).voice), abs=1e-3)
 
 
 # --- Tables
@@ -255,6 +270,7 @@ def test_what_is_no_table_is_refused(predict, tmp_path, name, text, message):
         ([ASTRONAUT, "--output", ASTRONAUT], "ends in .parquet"),
         ([ASTRONAUT, "--output", "r.csv", "--every", "0.3"], "multiple of 0.2, not 0.3"),
         ([ASTRONAUT, "--output", "r.csv", "--threads", "0"], "at least 1, not 0"),
+        ([ASTRONAUT, "--output", "r.csv", "--baseline", ASTRONAUT], "is no baseline"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(checkpoint, arguments, message, tmp_path, monkeypatch):
@@ -375,7 +391,7 @@ def test_two_processes_share_the_work(checkpoint, photos, tmp_path):
     "changed, message",
     [
         (["--every", "1"], "other --every"),
-        (["--what", "face"], "other --what"),
+        (["--what", "face", "--reading", "acted"], "other --what and --reading"),
         ([ADMIRAL], "other inputs"),
     ],
 )
