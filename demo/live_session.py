@@ -12,7 +12,7 @@ from PIL import Image
 
 from demo import limits
 from demo.verdict import Held, likeliest, tag
-from demo.work import count_scans
+from files_emoclip import count_scans
 from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
 from processing_emoclip import resample
 from recognizer_emoclip import Recognizer

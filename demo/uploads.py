@@ -12,7 +12,6 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demo.limits import MAX_DATA_URL
-from demo.work import check_photo
 from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -62,7 +61,6 @@ def read_photo(source: str | bytes | None) -> tuple[Image.Image | None, list[str
     if source is None:
         return None, [], []
     try:
-        check_photo(source)
         return *load_image(source), []
     except InputError as error:
         return None, [], error.sentences

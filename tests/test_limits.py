@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import time
+import zlib
 
 import httpx
 import pytest
@@ -15,8 +16,8 @@ import demo.words
 from demo import limits
 from demo.about import charts, read_figures
 from demo.uploads import uploaded
-from demo.work import check_photo, count_scans
-from media_emoclip import InputError
+from files_emoclip import count_scans
+from media_emoclip import InputError, load_image
 
 
 def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes:
@@ -25,17 +26,20 @@ def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes
     return file.getvalue()
 
 
-def tiff_of(jpeg: bytes, size: tuple[int, int]) -> bytes:
-    """A TIFF whose one strip is a JPEG, in grey."""
+def tiff_of(data: bytes, size: tuple[int, int], tile: tuple[int, int] | None = None) -> bytes:
+    """A TIFF, in grey, whose one strip is a JPEG, or whose one tile is deflated."""
     width, height = size
-    tags = [(256, width), (257, height), (258, 8), (259, 7), (262, 1), (273, 8), (277, 1), (278, height)]
-    tags.append((279, len(jpeg)))
-    start = 8 + len(jpeg) + len(jpeg) % 2
+    tags = [(256, width), (257, height), (258, 8), (259, 8 if tile else 7), (262, 1)]
+    if tile:
+        tags += [(277, 1), (322, tile[0]), (323, tile[1]), (324, 8), (325, len(data))]
+    else:
+        tags += [(273, 8), (277, 1), (278, height), (279, len(data))]
+    start = 8 + len(data) + len(data) % 2
     entries = b"".join(
         tag.to_bytes(2, "little") + b"\4\0" + (1).to_bytes(4, "little") + value.to_bytes(4, "little")
         for tag, value in tags
     )
-    header = b"II*\0" + start.to_bytes(4, "little") + jpeg + bytes(len(jpeg) % 2)
+    header = b"II*\0" + start.to_bytes(4, "little") + data + bytes(len(data) % 2)
     return header + len(tags).to_bytes(2, "little") + entries + bytes(4)
 
 
@@ -51,7 +55,14 @@ def test_a_photo_of_thousands_of_scans_is_refused(bomb, tmp_path):
     (tmp_path / "photo.jpg").write_bytes(bomb)
     for source in (bomb, str(tmp_path / "photo.jpg")):
         with pytest.raises(InputError, match="too many steps"):
-            check_photo(source)
+            load_image(source)
+
+
+def test_a_photo_with_tiles_larger_than_a_photo_may_be_is_refused():
+    """Two megabytes that are deflated may be two gigabytes, in a tile of a picture of 64 x 64 pixels."""
+    assert load_image(tiff_of(zlib.compress(bytes(64 * 64)), (64, 64), tile=(64, 64)))[0].size == (64, 64)
+    with pytest.raises(InputError, match="24000 x 28000 pixels at once"):
+        load_image(tiff_of(zlib.compress(b""), (64, 64), tile=(24_000, 28_000)))
 
 
 @pytest.mark.parametrize(
@@ -63,15 +74,14 @@ def test_a_photo_of_thousands_of_scans_is_refused(bomb, tmp_path):
         encoded("TIFF", (2000, 2000), compression="tiff_lzw"),
         encoded("PNG"),
         encoded("WEBP"),
-        b"no picture",
     ],
 )
 def test_what_cameras_and_programs_make_is_not(photo):
-    check_photo(photo)
+    load_image(photo)
 
 
 def test_scans_are_counted_across_blocks(monkeypatch):
-    monkeypatch.setattr("demo.work.BLOCK_BYTES", 3)
+    monkeypatch.setattr("files_emoclip.BLOCK_BYTES", 3)
     assert count_scans(io.BytesIO(b"..\xff\xda.\xff\xda\xff" * 5)) == 10
 
 

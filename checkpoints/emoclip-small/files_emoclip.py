@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -47,6 +47,9 @@ DECODE_ERRORS = (ValueError, IndexError) if av is None else (av.FFmpegError, Val
 SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's own noise
 LFS_POINTER = b"version https://git-lfs"  # what stands in the place of a file that git-lfs has not fetched
 MAX_SOUND_TRACKS = 8  # that are looked at, each to its first sound; a film has as many languages
+START_OF_SCAN = b"\xff\xda"  # in the data of a scan, no 255 stands before a number other than 0
+BLOCK_BYTES = 2**20
+TILE_WIDTH, TILE_LENGTH, ROWS_PER_STRIP = 322, 323, 278  # TIFF's tags
 SHOWN_NAME = 80  # letters of a path that a sentence repeats
 
 #: For what cannot be told by content, because it is damaged or missing: the suffixes of recordings and of videos.
@@ -172,6 +175,39 @@ def open_image(data: io.BufferedIOBase) -> Image.Image:
         return Image.open(data, formats=[name for name in formats if name in Image.OPEN])
     except Image.UnidentifiedImageError:
         raise InputError("The photo is not a picture that can be read: choose a JPEG, PNG, WebP or HEIC.") from None
+
+
+def tile_size(image: Image.Image) -> tuple[int, int]:
+    """The width and height, in pixels, of the pieces in which a picture that is not decoded yet will be: of a TIFF,
+    its tiles, which may be larger than the picture, or its strips."""
+    width, height = image.size
+    if image.format != "TIFF":
+        return width, height
+    tags = image.tag_v2
+    if TILE_WIDTH in tags:
+        return tags[TILE_WIDTH], tags[TILE_LENGTH]
+    return width, min(height, tags.get(ROWS_PER_STRIP, height))
+
+
+def is_jpeg(image: Image.Image) -> bool:
+    """Whether a picture's pixels are coded as a JPEG, alone, in an MPO or in a TIFF."""
+    return image.format in ("JPEG", "MPO") or (image.format == "TIFF" and "jpeg" in image.info.get("compression", ""))
+
+
+def count_scans(data: BinaryIO) -> int:
+    """How many scans there are in all JPEGs of a file, thumbnails among them.
+
+    Every scan may go over all of the pixels, and twelve bytes are a scan: half a megabyte can ask for 40,000 looks at
+    a picture. Progressive photos have about ten.
+    """
+    position = data.tell()
+    data.seek(0)
+    count, last = 0, b""
+    while block := data.read(BLOCK_BYTES):
+        count += (last + block).count(START_OF_SCAN)
+        last = block[-1:]
+    data.seek(position)
+    return count
 
 
 def open_container(data: io.BufferedIOBase) -> Any:

@@ -29,11 +29,14 @@ try:
         LFS_POINTER,
         SILENCE_PEAK,
         FileSource,
+        count_scans,
         decode_sound,
+        is_jpeg,
         moving_picture,
         open_file,
         open_image,
         open_sound,
+        tile_size,
     )
     from .processing_emoclip import (
         BlockResampler,
@@ -52,11 +55,14 @@ except ImportError:
         LFS_POINTER,
         SILENCE_PEAK,
         FileSource,
+        count_scans,
         decode_sound,
+        is_jpeg,
         moving_picture,
         open_file,
         open_image,
         open_sound,
+        tile_size,
     )
     from processing_emoclip import (
         BlockResampler,
@@ -89,6 +95,7 @@ except ImportError:
 
 # Photos
 MAX_IMAGE_PIXELS = 64_000_000  # checked before decoding; 192 MB as RGB, more than a 50-megapixel phone makes
+MAX_SCANNED_PIXELS = 640_000_000  # pixels times scans of a JPEG: the largest photo, saved progressively
 MIN_IMAGE_SIDE = 16  # pixels; below it there is no face to see
 BITS = (8, 10, 12)  # of cameras whose numbers are stored in 16
 NEARLY_BLACK = 16  # of 255
@@ -139,7 +146,9 @@ def load_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
         if isinstance(source, Image.Image):
             return _read_image(source, notes), notes
         with open_file(source, "photo") as data:
-            return _read_image(open_image(data), notes), notes
+            image = open_image(data)
+            _check_work(image, data)
+            return _read_image(image, notes), notes
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large("too many pixels") from None
     except (InputError, ImportError):
@@ -170,6 +179,18 @@ def _check_size(image: Image.Image) -> Image.Image:
             f"The photo is only {width} x {height} pixels: choose one of at least {MIN_IMAGE_SIDE} x {MIN_IMAGE_SIDE}."
         )
     return image
+
+
+def _check_work(image: Image.Image, data: io.BufferedIOBase) -> None:
+    """Refuses a file of which far more would have to be decoded than the picture in it: huge tiles, or many scans."""
+    width, height = tile_size(image)
+    if width * height > MAX_IMAGE_PIXELS:
+        raise _too_large(f"{width} x {height} pixels at once")
+    if is_jpeg(image) and width * height * count_scans(data) > MAX_SCANNED_PIXELS:
+        raise InputError(
+            "The photo would take too long to read, for its pixels are coded in too many steps: save it anew, as a "
+            "JPEG that is not progressive."
+        )
 
 
 def _too_large(what: str) -> InputError:
