@@ -97,6 +97,7 @@ except ImportError:
 MAX_IMAGE_PIXELS = 64_000_000  # checked before decoding; 192 MB as RGB, more than a 50-megapixel phone makes
 MAX_SCANNED_PIXELS = 640_000_000  # pixels times scans of a JPEG: the largest photo, saved progressively
 MIN_IMAGE_SIDE = 16  # pixels; below it there is no face to see
+DAMAGED_PHOTO = "The photo is damaged and cannot be read: choose another one, or save it anew."
 BITS = (8, 10, 12)  # of cameras whose numbers are stored in 16
 NEARLY_BLACK = 16  # of 255
 
@@ -142,7 +143,7 @@ def load_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
     notes = []
     try:
         if isinstance(source, np.ndarray):
-            return _to_rgb(_check_size(_image_from_array(source, notes)), notes), notes
+            return _to_rgb(check_size(_image_from_array(source, notes)), notes), notes
         if isinstance(source, Image.Image):
             return _read_image(source, notes), notes
         with open_file(source, "photo") as data:
@@ -154,11 +155,11 @@ def load_image(source: ImageSource) -> tuple[Image.Image, list[str]]:
     except (InputError, ImportError):
         raise
     except Exception:  # what the decoders raise on damaged data has no common class
-        raise InputError("The photo is damaged and cannot be read: choose another one, or save it anew.") from None
+        raise InputError(DAMAGED_PHOTO) from None
 
 
 def _read_image(image: Image.Image, notes: list[str]) -> Image.Image:
-    _check_size(image)
+    check_size(image)
     # An MPO is a phone's JPEG with a second picture behind it: several frames, and no animation.
     if image.format in ("GIF", "PNG", "WEBP", "AVIF") and getattr(image, "is_animated", False):
         notes.append("The picture is animated: only its first frame was used.")
@@ -170,7 +171,8 @@ def _read_image(image: Image.Image, notes: list[str]) -> Image.Image:
     return image
 
 
-def _check_size(image: Image.Image) -> Image.Image:
+def check_size(image: Image.Image) -> Image.Image:
+    """Refuses a picture of too many pixels, or too few."""
     width, height = image.size
     if width * height > MAX_IMAGE_PIXELS:
         raise _too_large(f"{width} x {height} pixels")

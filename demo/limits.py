@@ -19,6 +19,7 @@ MAX_SENT_BYTES = 1024**3  # by an address while an upload is kept, which is what
 MIN_FREE_DISK_BYTES = 512 * 1024**2  # below it nobody uploads
 
 # What is looked at
+MAX_DECODE_SECONDS = 20.0  # of an AVIF or a HEIC
 MAX_VIDEO_WORK_PIXELS = 600 * 30 * 1920 * 1088  # of a video, all frames together: ten minutes of full HD
 MAX_VIDEO_WORK_SECONDS = 600.0  # for which a video may keep its place
 MAX_WORDS, MAX_WORD_LENGTH = 12, 60

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from demo.limits import MAX_DATA_URL
+from demo.work import decode_apart
 from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -61,7 +62,7 @@ def read_photo(source: str | bytes | None) -> tuple[Image.Image | None, list[str
     if source is None:
         return None, [], []
     try:
-        return *load_image(source), []
+        return *load_image(decode_apart(source)), []
     except InputError as error:
         return None, [], error.sentences
 

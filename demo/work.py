@@ -1,16 +1,54 @@
 """How much work a video is, told before it is decoded; and work that is given up after its time."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Generator
+from pathlib import Path
 from typing import TypeVar
 
-from demo import limits
-from files_emoclip import DECODE_ERRORS, moving_picture, open_container, open_file
-from media_emoclip import InputError
+from PIL import Image
 
+from demo import limits
+from files_emoclip import DECODE_ERRORS, moving_picture, open_container, open_file, open_image
+from media_emoclip import DAMAGED_PHOTO, InputError, check_size
+
+DECODE = [sys.executable, str(Path(__file__).with_name("decode.py"))]
 LEAST_FRAME_PIXELS = 640 * 360  # what a frame costs beside its decoding, as pixels
 
 T = TypeVar("T")
+
+
+def decode_apart(source: str | bytes) -> str | bytes | Image.Image:
+    """The source of a photo; of an AVIF or a HEIC, the picture itself, upright.
+
+    These are films of one picture. How long their decoding takes cannot be told from their size, for pictures that are
+    never shown may come before it; and while an AVIF is decoded in this process, all other threads stand still.
+
+    Raises:
+        InputError: it is damaged, or takes longer than MAX_DECODE_SECONDS.
+    """
+    with open_file(source, "photo") as data:
+        if data.read(8)[4:] != b"ftyp":
+            return source
+        data.seek(0)
+        try:
+            check_size(open_image(data))
+        except Exception:  # what Pillow raises of damaged files has no common class; `load_image` says why
+            return source
+        data.seek(0)
+        file = data.read()
+    try:
+        decoded = subprocess.run(
+            DECODE, input=file, capture_output=True, timeout=limits.MAX_DECODE_SECONDS, check=True
+        )
+    except subprocess.TimeoutExpired:
+        raise InputError("The photo took too long to read and was given up: save it as a JPEG.") from None
+    except subprocess.CalledProcessError:
+        raise InputError(DAMAGED_PHOTO) from None
+    head, _, pixels = decoded.stdout.partition(b"\n")
+    mode, width, height = head.decode().split()
+    return Image.frombytes(mode, (int(width), int(height)), pixels)
 
 
 def check_video(source: str | bytes) -> None:

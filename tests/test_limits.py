@@ -15,9 +15,13 @@ from PIL import Image
 import demo.words
 from demo import limits
 from demo.about import charts, read_figures
-from demo.uploads import uploaded
+from demo.uploads import read_photo, uploaded
 from files_emoclip import count_scans
 from media_emoclip import InputError, load_image
+
+#: EXIF that says that a photo lies on its side.
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
 
 
 def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes:
@@ -203,3 +207,29 @@ def test_sessions_are_few_and_those_of_open_pages_stay(app, server, monkeypatch)
     for _ in range(10):
         call()
     assert "page" not in sessions.session_data and sessions.time_last_used.keys() == sessions.session_data.keys()
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_films_of_one_picture_are_read_as_ever(format):
+    """In a process of their own."""
+    upright = Image.open(ASTRONAUT).convert("RGB").resize((300, 200))
+    file = io.BytesIO()
+    upright.save(file, format, exif=TURNED)
+    photo, notes, errors = read_photo(file.getvalue())
+    assert photo.tobytes() == load_image(file.getvalue())[0].tobytes() and not notes and not errors
+    assert photo.mode == "RGB" and photo.size == (200, 300)
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_decoding_is_given_up_after_its_time(format, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_DECODE_SECONDS", 0.001)
+    photo, _, errors = read_photo(encoded(format))
+    assert photo is None and "took too long" in errors[0]
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_films_of_one_picture_that_are_damaged_or_huge_get_a_sentence(format, monkeypatch):
+    file = encoded(format)
+    assert "damaged" in read_photo(file[: len(file) // 2])[2][0]
+    monkeypatch.setattr("media_emoclip.MAX_IMAGE_PIXELS", 1000)
+    assert "640 x 480" in read_photo(file)[2][0]
