@@ -19,10 +19,6 @@ from demo.uploads import read_photo, uploaded
 from files_emoclip import count_scans
 from media_emoclip import InputError, load_image
 
-#: EXIF that says that a photo lies on its side.
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
-
 
 def encoded(format: str, size: tuple[int, int] = (640, 480), **options) -> bytes:
     file = io.BytesIO()
@@ -212,12 +208,12 @@ def test_sessions_are_few_and_those_of_open_pages_stay(app, server, monkeypatch)
 @pytest.mark.parametrize("format", ["AVIF", "HEIF"])
 def test_films_of_one_picture_are_read_as_ever(format):
     """In a process of their own."""
-    upright = Image.open(ASTRONAUT).convert("RGB").resize((300, 200))
-    file = io.BytesIO()
-    upright.save(file, format, exif=TURNED)
-    photo, notes, errors = read_photo(file.getvalue())
-    assert photo.tobytes() == load_image(file.getvalue())[0].tobytes() and not notes and not errors
-    assert photo.mode == "RGB" and photo.size == (200, 300)
+    file, on_its_side = io.BytesIO(), Image.Exif()
+    on_its_side[0x0112] = 6
+    Image.open(ASTRONAUT).convert("RGB").resize((300, 200)).save(file, format, exif=on_its_side)
+    (photo, notes, errors), expected = read_photo(file.getvalue()), load_image(file.getvalue())[0]
+    assert not notes and not errors
+    assert photo.size == expected.size and photo.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("format", ["AVIF", "HEIF"])
