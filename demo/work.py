@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TypeVar
 
+import av
 from PIL import Image
 
 from demo import limits
@@ -14,6 +15,8 @@ from files_emoclip import DECODE_ERRORS, moving_picture, open_container, open_fi
 from media_emoclip import DAMAGED_PHOTO, InputError, check_size
 
 DECODE = [sys.executable, str(Path(__file__).with_name("decode.py"))]
+#: Of codecs in which a packet may hold many frames that are never shown: what takes it apart.
+SPLITTERS = {"av1": "av1_frame_split", "vp9": "vp9_superframe_split"}
 LEAST_FRAME_PIXELS = 640 * 360  # what a frame costs beside its decoding, as pixels
 
 T = TypeVar("T")
@@ -63,11 +66,16 @@ def check_video(source: str | bytes) -> None:
         try:
             with open_container(data) as container:
                 picture = moving_picture(container)
-                if picture is None:
+                if picture is None or picture.codec_context is None:
                     return
                 most = limits.MAX_VIDEO_WORK_PIXELS // max(picture.width * picture.height, LEAST_FRAME_PIXELS)
+                split = SPLITTERS.get(picture.codec.canonical_name)
+                split = av.BitStreamFilterContext(split, picture).filter if split else lambda packet: [packet]
                 for packet in container.demux(picture):
-                    frames += packet.size > 0
+                    try:
+                        frames += len(split(packet)) if packet.size else 0
+                    except DECODE_ERRORS:  # what follows may be whole again
+                        frames += 1
                     if frames > most:
                         break
         except DECODE_ERRORS:

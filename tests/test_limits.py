@@ -6,7 +6,9 @@ import json
 import time
 import zlib
 
+import av
 import httpx
+import numpy as np
 import pytest
 from gradio.utils import get_upload_folder
 from helpers import ASTRONAUT, JSON, scan_bomb
@@ -16,6 +18,7 @@ import demo.words
 from demo import limits
 from demo.about import charts, read_figures
 from demo.uploads import read_photo, uploaded
+from demo.work import LEAST_FRAME_PIXELS, check_video
 from files_emoclip import count_scans
 from media_emoclip import InputError, load_image
 
@@ -232,3 +235,19 @@ def test_films_of_one_picture_that_are_damaged_or_huge_get_a_sentence(format, mo
     assert read_photo(broken)[2] == error.value.sentences
     monkeypatch.setattr("media_emoclip.MAX_IMAGE_PIXELS", 1000)
     assert "640 x 480" in read_photo(file)[2][0]
+
+
+def test_frames_that_are_never_shown_count_too(monkeypatch):
+    """AV1 codes some pictures of every film only for others to be told from; a packet may hold any number of them."""
+    file, picture = io.BytesIO(), np.random.default_rng(0).integers(0, 255, (128, 192, 3), np.uint8)
+    with av.open(file, "w", format="matroska") as out:
+        stream = out.add_stream("libsvtav1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p"
+        for i in range(50):
+            pixels = np.ascontiguousarray(picture[:, i : i + 128])
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        out.mux(stream.encode())
+    check_video(file.getvalue())
+    monkeypatch.setattr(limits, "MAX_VIDEO_WORK_PIXELS", 60 * LEAST_FRAME_PIXELS)
+    with pytest.raises(InputError, match="too much to look at"):
+        check_video(file.getvalue())
