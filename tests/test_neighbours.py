@@ -2,7 +2,10 @@
 
 The two come from two addresses, which the demo believes a proxy on its own machine. An attack would hold the demo for
 twenty seconds and more if it were let in; the neighbour's answers must come within two, or within six times what they
-take in a quiet demo, where the machine is busy with other things.
+take in a quiet demo, where the machine is busy with other things. It may hold him up now and then all the same; an
+attack that gets through does so each time, so one try of three must go well.
+
+    pytest tests/test_neighbours.py -n 0 -s           # prints his longest wait during each attack
 """
 
 import contextlib
@@ -18,8 +21,7 @@ import av
 import httpx
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
-from helpers import ASTRONAUT, JSON, ROOT, one_person, scan_bomb, write_video
+from helpers import ASTRONAUT, JSON, ROOT, encode_audio, reading, scan_bomb
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -35,7 +37,7 @@ from demo import limits
 from demo.guard import HEADERS, Guard, sweep
 
 ATTACKER, NEIGHBOUR = ({"X-Forwarded-For": f"192.0.2.{last}"} for last in (1, 2))
-WAIT_SECONDS, BUSY_FACTOR, ATTACK_SECONDS = 2.0, 6, 3.0
+WAIT_SECONDS, BUSY_FACTOR, TRIES, VISITS = 2.0, 6, 3, 3
 GREETING = json.dumps({"sampling_rate": 16_000})
 
 
@@ -111,24 +113,30 @@ def visit(neighbour) -> Callable[[], float]:
 @pytest.fixture(scope="module")
 def patience(visit) -> float:
     visit()
-    return max(WAIT_SECONDS, BUSY_FACTOR * max(visit() for _ in range(3)))
+    return max(WAIT_SECONDS, BUSY_FACTOR * max(visit() for _ in range(VISITS)))
+
+
+def is_served(name: str, wait: Callable[[], float], patience: float) -> bool:
+    """Whether the neighbour's longest wait is short, in one try of a few."""
+    for _ in range(TRIES):
+        seconds = wait()
+        print(f"{name}: {seconds:.1f} s")
+        if seconds < patience:
+            return True
+    return False
 
 
 def worst(attack: Callable[[], None], visit: Callable[[], float]) -> float:
-    """The neighbour's longest wait while an attack goes on, which is repeated until it has lasted for a while."""
+    """The neighbour's longest wait while an attack goes on, over and over."""
     over = threading.Event()
 
     def repeat() -> None:
-        end = time.monotonic() + ATTACK_SECONDS
-        while time.monotonic() < end and not over.is_set():
+        while not over.is_set():
             attack()
 
     with ThreadPoolExecutor(1) as pool:
         attacking = pool.submit(repeat)
-        time.sleep(0.1)  # it has begun
-        waits = [visit()]
-        while not attacking.done():
-            waits.append(visit())
+        waits = [visit() for _ in range(VISITS)]
         over.set()
         attacking.result()
     return max(waits)
@@ -182,28 +190,60 @@ def ask_scan_bombs(attacker: Visitor) -> None:
     at_once(4, ask)
 
 
-@pytest.mark.parametrize("attack", [send_numbers, post_numbers, send_scan_bombs, ask_scan_bombs])
+def ask_photos(attacker: Visitor) -> None:
+    """More than may wait."""
+    photo = attacker.upload(ASTRONAUT.read_bytes())
+
+    def ask() -> None:
+        answer = attacker.client.post("gradio_api/call/analyze", json={"data": [photo, None]})
+        assert answer.status_code == 200 or "try again" in answer.json()["detail"]
+
+    at_once(2 * limits.MAX_QUEUE_PER_ADDRESS, ask)
+
+
+def ask_recordings_and_cancel(attacker: Visitor) -> None:
+    """Gradio gives the place of a cancelled call to the next, though it is still at work."""
+    minute = attacker.upload(encode_audio(np.resize(reading(), 60 * 16_000), 16_000, "FLAC"))
+    functions = attacker.client.get("config").json()["dependencies"]
+    number = next(function["id"] for function in functions if function["api_name"] == "analyze")
+
+    def ask(session: str) -> None:
+        call = {"session_hash": session, "fn_index": number}
+        answer = attacker.client.post("gradio_api/queue/join", json={**call, "data": [None, minute]}).json()
+        attacker.client.post("gradio_api/cancel", json={**call, "event_id": answer["event_id"]}).raise_for_status()
+
+    for session in range(8):
+        ask(str(session))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [send_numbers, post_numbers, send_scan_bombs, ask_scan_bombs, ask_photos, ask_recordings_and_cancel],
+)
 def test_a_neighbour_is_answered_meanwhile(attack, attacker, visit, patience):
-    assert worst(lambda: attack(attacker), visit) < patience
+    assert is_served(attack.__name__, lambda: worst(lambda: attack(attacker), visit), patience)
 
 
 def test_sockets_that_never_greet_do_not_shut_live(attacker, visit, patience):
-    def open_sockets() -> None:
+    def wait() -> float:
         with contextlib.ExitStack() as sockets:
             for _ in range(limits.MAX_LINE):
                 sockets.enter_context(attacker.connect())
-            time.sleep(1)
+            return visit()
 
-    assert worst(open_sockets, visit) < patience
+    assert is_served("sockets that never greet", wait, patience)
 
 
 def test_sockets_that_hold_their_places_leave_one(attacker, visit, patience):
-    with contextlib.ExitStack() as sockets:
-        for _ in range(2 * limits.LIVE_PLACES):
-            socket = sockets.enter_context(attacker.connect())
-            with contextlib.suppress(ConnectionClosed):  # those beyond the first few
-                socket.send(GREETING)
-        assert visit() < patience
+    def wait() -> float:
+        with contextlib.ExitStack() as sockets:
+            for _ in range(2 * limits.LIVE_PLACES):
+                socket = sockets.enter_context(attacker.connect())
+                with contextlib.suppress(ConnectionClosed):  # those beyond the first few
+                    socket.send(GREETING)
+            return visit()
+
+    assert is_served("sockets that hold their places", wait, patience)
 
 
 @pytest.fixture(scope="module")
@@ -225,16 +265,10 @@ def endless(tmp_path_factory) -> Path:
     return path
 
 
-def test_a_video_of_endless_frames_does_not_hold_the_place(server, attacker, neighbour, endless, tmp_path):
-    clip = neighbour.upload(write_video(tmp_path / "clip.mp4", one_person(), seconds=1).read_bytes(), "clip.mp4")
-    start = time.monotonic()
-    assert neighbour.ask("analyze_video", clip)["people"]
-    quiet = time.monotonic() - start
-    result = Client(server, verbose=False, headers=ATTACKER).submit(handle_file(endless), api_name="/analyze_video")
-    start = time.monotonic()
-    assert neighbour.ask("analyze_video", clip)["people"]
-    assert time.monotonic() - start < max(WAIT_SECONDS, BUSY_FACTOR * quiet)
-    assert "too much to look at" in result.result()["messages"][0]
+def test_a_video_of_endless_frames_is_not_watched(attacker, endless):
+    """Nor would it hold up a neighbour: see test_turns.py."""
+    video = attacker.upload(endless.read_bytes(), "endless.mp4")
+    assert "too much to look at" in attacker.ask("analyze_video", video)["messages"][0]
 
 
 def test_an_address_may_send_so_much(monkeypatch):
