@@ -12,13 +12,16 @@ Each tab is a module in demo/, with its layout, its handlers, its endpoint and i
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+gc.disable()  # what is imported stays: to look for garbage among it would take a fifth of the start
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 # Gradio counts its last 10,000 calls anew after each call, for a page that nobody can open.
 os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
@@ -75,6 +78,12 @@ def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
     return pipe, read_figures(Path(pipe.model.name_or_path) / "results.json")  # of the folder that it was loaded from
 
 
+def warm_up(pipe: EmotionRecognitionPipeline) -> None:
+    """Has whatever is loaded or built on first use be so, while the page is shown already."""
+    pipe(image=PHOTOS["astronaut"], audio=RECORDINGS["reading-short"])
+    pipe.compare_words(["relieved"], image=PHOTOS["astronaut"])
+
+
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 use_own_head()
 
@@ -83,9 +92,7 @@ live = Live(pipe.recognizer)
 why = partial(why_view, pipe.recognizer)
 if spaces is not None:
     why = lend(spaces.GPU, why, pipe.model)
-# Whatever is loaded or built on first use, is so now.
-pipe(image=PHOTOS["astronaut"], audio=RECORDINGS["reading-short"])
-pipe.compare_words(["relieved"], image=PHOTOS["astronaut"])
+threading.Thread(target=warm_up, args=[pipe]).start()
 
 LAUNCH = {
     "theme": THEME,
@@ -117,8 +124,11 @@ with Demo(
             words_tab(pipe, RESULTS)
         with gr.Tab("About", id="about"):
             about_tab(pipe.model.config, RESULTS)
-    for file in ("announce.js", "addresses.js"):
+    for file in ("announce.js", "addresses.js", "no_trimming.js"):
         demo.load(None, js=script(file))
+
+gc.enable()
+gc.freeze()  # what was made until now is not looked at again
 
 if __name__ == "__main__":
     demo.launch(**LAUNCH)

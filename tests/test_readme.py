@@ -57,6 +57,7 @@ RUN_BY = {
     "benchmarks/load.py": None,
     "benchmarks/predict_speed.py": None,
     "benchmarks/runtime_speed.py": None,
+    "benchmarks/start_speed.py": None,
     "benchmarks/train_speed.py": None,
     "benchmarks/video_speed.py": None,
 }
