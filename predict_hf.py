@@ -107,7 +107,8 @@ def main():
         for library in (torch.set_num_threads, cv2.setNumThreads):  # of each of our own threads
             library(max(1, cores // threads))
         folder = fetch(args.model)
-        device = f"cuda:{state.local_process_index}" if torch.cuda.is_available() else "cpu"
+        gpus = torch.cuda.device_count()
+        device = f"cuda:{state.local_process_index % gpus}" if gpus else "cpu"
         baseline = Baseline.load(args.baseline) if args.baseline else None
         pipe = load_pipeline(folder, device=device, reading=args.reading, baseline=baseline)
         run = {

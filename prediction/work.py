@@ -59,8 +59,8 @@ class _Shared:
                 raise StopIteration
             return next(self._items)
 
-    def check(self, _: float = 0.0) -> None:
-        """Ends the work on a long input once it is stopped."""
+    def check(self, _: float) -> None:
+        """Ends the work on a video once it is stopped; called with the fraction that is done."""
         if self.stopped:
             raise Stopped
 
@@ -121,32 +121,34 @@ class _Worker:
         waiting = 0  # faces and windows in them
         for number, row in self._rows:
             answer = Answer(number, {column: name_of(source) for column, source in row.items()})
-            try:
-                given = self._given(row, answer)
-                if "video" in given:
-                    yield from self._score(seen)  # that a long video does not keep them
-                    seen, waiting = [], 0
-                    answer.result = self._watch(given["video"])
-                    yield answer
-                    continue
-                observation = self._recognizer.observe(**given)
-            except (Stopped, *NOT_THE_FILES):
-                raise
-            except InputError as error:
-                answer.error = str(error)
-                yield answer
-                continue
-            except Exception as error:  # one odd file must not end a night's work
-                answer.error = f"The input could not be read ({type(error).__name__}: {error})."
+            observation = self._observe(row, answer)
+            if observation is None:
                 yield answer
                 continue
             seen.append((answer, observation))
-            waiting += len(observation.faces.crops) if observation.faces else 0
-            waiting += len(observation.voice.starts) if observation.voice else 0
+            faces = len(observation.faces.crops) if observation.faces else 0
+            windows = len(observation.voice.starts) if observation.voice else 0
+            waiting += max(1, faces + windows)
             if waiting >= ROWS_PER_FORWARD:
                 yield from self._score(seen)
                 seen, waiting = [], 0
         yield from self._score(seen)
+
+    def _observe(self, row: Row, answer: Answer) -> Observation | None:
+        """What is found in a row; None where the answer is known: of a video, or where there was an error."""
+        try:
+            given = self._given(row, answer)
+            if "video" not in given:
+                return self._recognizer.observe(**given)
+            steps = analyze_video(self._recognizer, given["video"], self._what)
+            answer.result = finish(steps, self._rows.check)
+        except (Stopped, *NOT_THE_FILES):
+            raise
+        except InputError as error:
+            answer.error = str(error)
+        except Exception as error:  # one odd file must not end a night's work
+            answer.error = f"The input could not be read ({type(error).__name__}: {error})."
+        return None
 
     def _given(self, row: Row, answer: Answer) -> dict[str, FileSource]:
         """What of a row is to be looked at or listened to, by its kind, which the answer is told."""
@@ -162,9 +164,6 @@ class _Worker:
             [kind] = given
             raise InputError(f"Only the {self._what} was asked for, and this is {lacking[kind]}.")
         return wanted
-
-    def _watch(self, source: FileSource) -> VideoResult:
-        return finish(analyze_video(self._recognizer, source, self._what), self._rows.check)
 
     def _score(self, seen: list[tuple[Answer, Observation]]) -> Iterator[Answer]:
         results = self._recognizer.score([observation for _, observation in seen])

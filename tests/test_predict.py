@@ -1,6 +1,7 @@
 """predict_hf.py: many files to one table, interrupted and resumed, in one process and in two."""
 
 import csv
+import itertools
 import json
 import multiprocessing
 import os
@@ -35,6 +36,7 @@ import predict_hf
 import prediction.work
 from hub import load_pipeline
 from prediction.output import Output, columns, parts_of
+from prediction.work import recognize
 from results_emoclip import Emotion
 
 TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
@@ -174,6 +176,25 @@ def test_an_odd_file_ends_nothing(predict, monkeypatch):
     photo, recording = predict(ASTRONAUT, SHORT_READING)
     assert photo["error"] == "The input could not be read (ZeroDivisionError: division by zero)."
     assert recording["voice"]
+
+
+def test_an_error_of_the_network_is_no_files(predict, monkeypatch, tmp_path):
+    def fail(*_):
+        raise ValueError("weights")
+
+    monkeypatch.setattr("recognizer_emoclip.Recognizer.score", fail)
+    with pytest.raises(ValueError, match="weights"):
+        predict(ASTRONAUT)
+    assert not (tmp_path / "results.parquet").exists()
+
+
+def test_answers_do_not_wait_for_a_face(pipe):
+    grey, taken = PILImage.new("RGB", (64, 64), "grey"), itertools.count()
+    rows = ((next(taken), {"image": grey}) for _ in range(200))
+    answers = recognize(rows, pipe.recognizer, threads=1)
+    assert next(answers).result.face is None
+    answers.close()
+    assert next(taken) < 100
 
 
 def test_nobody_seen_or_heard_is_an_answer(predict, tmp_path):
