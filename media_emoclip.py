@@ -502,7 +502,7 @@ class FaceDetector:
         Returns:
             A square for every face, largest first; it may reach beyond the image.
         """
-        return self._search(image)[0]
+        return self._search(*_to_search(image))[0]
 
     def find_turned(self, image: np.ndarray) -> tuple[list[Box], int]:
         """Find the faces in an RGB image (H, W, 3) uint8 that may lie on its side or stand on its head.
@@ -510,23 +510,21 @@ class FaceDetector:
         Returns:
             As above, in the image turned by so many quarters counter-clockwise (as by `np.rot90`): and their number.
         """
-        squares, score = self._search(image)
+        small, scale = _to_search(image)  # a large one is costly to turn
+        squares, score = self._search(small, scale)
         turns = 0
         if score < SURE_SCORE:
             for quarters in (1, 2, 3):
-                turned, turned_score = self._search(np.ascontiguousarray(np.rot90(image, quarters)))
+                turned, turned_score = self._search(np.ascontiguousarray(np.rot90(small, quarters)), scale)
                 if turned_score > score + (TURN_GAIN if turns == 0 else 0):
                     squares, score, turns = turned, turned_score, quarters
         return squares, turns
 
-    def _search(self, image: np.ndarray) -> tuple[list[Box], float]:
-        """The squares, and the score of the best; 0 where there is none."""
-        height, width = image.shape[:2]
-        scale = max(min(1.0, DETECTION_SIDE / max(height, width)), SMALLEST_DETECTION_SIDE / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    def _search(self, image: np.ndarray, scale: float) -> tuple[list[Box], float]:
+        """The squares in what `_to_search` makes of a picture, in its own pixels, and the score of the best; 0 where
+        there is none."""
         # A face that is cut by the picture's edges is found more often with something around it.
-        for border in (0, max(size) // 4):
+        for border in (0, max(image.shape) // 4):
             framed = cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_REPLICATE)
             with self._lock:
                 self._yunet.setInputSize(framed.shape[1::-1])
@@ -535,6 +533,14 @@ class FaceDetector:
                 squares = [_frame(box, border, scale) for box in faces[:, :4].tolist()]
                 return sorted(squares, key=lambda square: -square[2]), float(faces[:, 14].max())
         return [], 0.0
+
+
+def _to_search(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """A picture (H, W, 3) uint8 in the size in which faces are looked for, and its scale."""
+    height, width = image.shape[:2]
+    scale = max(min(1.0, DETECTION_SIDE / max(height, width)), SMALLEST_DETECTION_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), scale
 
 
 def _frame(box: Box, border: int, scale: float) -> Box:
