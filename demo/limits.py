@@ -28,6 +28,7 @@ MAX_WORDS, MAX_WORD_LENGTH = 12, 60
 MAX_QUEUE, MAX_QUEUE_PER_ADDRESS = 128, 16  # calls that wait
 PLACES = 2  # for each kind of work; an address has one of them at a time
 MAX_PROGRAM_SESSIONS = 50  # Gradio keeps 0.27 MB for each; a program has one a call
+MAX_ANSWERED_SESSIONS = 500  # of which an answer may not have been fetched yet
 MAX_PAGE_SESSIONS = 500  # pages that are open
 
 # Live

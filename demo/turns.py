@@ -22,6 +22,7 @@ class Turns(Queue):
     def __init__(self, **options: Any):
         super().__init__(**options)
         self._at_work: set[Event] = set()
+        self.pending_messages_per_session = {}  # Gradio keeps the last 2,000, though the first may still wait
 
     async def push(
         self, body: PredictBodyInternal, request: Request, username: str | None
@@ -34,7 +35,16 @@ class Turns(Queue):
         pushed, answer, state = await super().push(body, request, username)
         if pushed:
             self._line_up(self.event_ids_to_events[answer])
+            self._forget()
         return pushed, answer, state
+
+    def _forget(self) -> None:
+        """Drops what was to be told to sessions of which no call waits or is at work, but for the newest."""
+        there = {event.session_hash for event in self.event_ids_to_events.values()}
+        answered = [session for session in self.pending_event_ids_session if session not in there]
+        for session in answered[: -limits.MAX_ANSWERED_SESSIONS]:
+            self.pending_messages_per_session.pop(session, None)
+            del self.pending_event_ids_session[session]
 
     def _line_up(self, event: Event) -> None:
         """Moves a call from the end of its line to its turn: the first calls of all addresses come before the second

@@ -16,24 +16,24 @@ from demo.turns import RECORDING
 class Work:
     """Calls that go on until they are let go, in a demo of their own."""
 
-    def __init__(self, url: str, begun: list[str], done: dict[str, threading.Event]):
-        self.url, self.begun, self._done = url, begun, done
-        self._sessions = {}  # of each call
+    def __init__(self, demo: Demo, url: str, begun: list[str], done: dict[str, threading.Event]):
+        self.demo, self.url, self.begun, self._done = demo, url, begun, done
+        self.sessions = {}  # of each call
 
     def call(self, name: str, recording: str | None = "recording") -> int:
         """Calls as whoever the name begins with; the status of the answer."""
         self._done[name] = threading.Event()
-        self._sessions[name] = {"session_hash": name, "fn_index": 0}
-        body = {**self._sessions[name], "data": [name, recording]}
+        self.sessions[name] = {"session_hash": name, "fn_index": 0}
+        body = {**self.sessions[name], "data": [name, recording]}
         answer = httpx.post(f"{self.url}gradio_api/queue/join", json=body, headers=address_of(name))
         if answer.is_success:
-            self._sessions[name]["event_id"] = answer.json()["event_id"]
+            self.sessions[name]["event_id"] = answer.json()["event_id"]
         else:
             assert "try again" in answer.json()["detail"]
         return answer.status_code
 
     def cancel(self, name: str) -> None:
-        httpx.post(f"{self.url}gradio_api/cancel", json=self._sessions[name]).raise_for_status()
+        httpx.post(f"{self.url}gradio_api/cancel", json=self.sessions[name]).raise_for_status()
 
     def let_go(self, *names: str) -> None:
         for name in names:
@@ -59,7 +59,7 @@ def work():
     with Demo(analytics_enabled=False) as demo:
         gr.api(hold, api_name="hold", concurrency_id=RECORDING)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
-    work = Work(url, begun, done)
+    work = Work(demo, url, begun, done)
     yield work
     work.let_all_go()
     demo.close()
@@ -118,6 +118,24 @@ def test_a_call_that_is_cancelled_keeps_its_place_until_its_thread_is_done(work)
     assert comes(lambda: "b0" in work.begun) and "a1" not in work.begun
     work.let_go("a0")
     assert comes(lambda: "a1" in work.begun)
+
+
+def test_who_waits_is_answered_however_many_come_and_go_meanwhile(work, monkeypatch):
+    """Gradio keeps what it has to tell to the last 2,000 sessions."""
+    monkeypatch.setattr(limits, "MAX_ANSWERED_SESSIONS", 5)
+    work.call("a0")
+    assert comes(lambda: work.begun == ["a0"])
+    for number in range(20):
+        work.call(f"b{number}")
+        work.let_go(f"b{number}")
+        assert comes(lambda: len(work.begun) == number + 2)
+    queue = work.demo._queue
+    assert comes(lambda: len(queue.event_ids_to_events) == 1)
+    work.call("b20")
+    assert len(queue.pending_messages_per_session) <= 8 and len(queue.pending_event_ids_session) <= 8
+    work.let_go("a0")
+    with httpx.stream("GET", f"{work.url}gradio_api/queue/data", params={"session_hash": "a0"}) as answer:
+        assert any("process_completed" in line for line in answer.iter_lines())
 
 
 def test_nobody_goes_past_the_queue(work):
