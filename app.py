@@ -49,6 +49,7 @@ from demo.head import TITLE, use_own_head
 from demo.live import Live, live_tab
 from demo.page import ASSETS, HEADER, STATIC, THEME, script
 from demo.photo import photo_tab
+from demo.preview import Preview
 from demo.uploads import PHOTOS, RECORDINGS
 from demo.video import video_tab
 from demo.why import why_view
@@ -101,7 +102,7 @@ LAUNCH = {
     "ssr_mode": False,
     "mcp_server": True,
     "app_kwargs": {
-        "routes": [live.route, ASSETS],
+        "routes": [live.route, Preview(pipe.recognizer).route, ASSETS],
         "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS), Middleware(Guard)],
         "lifespan": lifespan,
     },
@@ -112,7 +113,7 @@ with Demo(
     analytics_enabled=False,
     delete_cache=(limits.UPLOADS_CHECKED_SECONDS, limits.UPLOADS_KEPT_SECONDS),
 ) as demo:
-    gr.HTML(HEADER, padding=False)
+    gr.HTML(HEADER, padding=False, elem_id="header")
     with gr.Tabs(elem_id="tabs"):
         with gr.Tab("Live", id="live"):
             live_tab(live)
@@ -124,7 +125,7 @@ with Demo(
             words_tab(pipe, RESULTS)
         with gr.Tab("About", id="about"):
             about_tab(pipe.model.config, RESULTS)
-    for file in ("announce.js", "addresses.js", "no_trimming.js"):
+    for file in ("announce.js", "addresses.js", "no_trimming.js", "plain.js"):
         demo.load(None, js=script(file))
 
 gc.enable()

@@ -16,6 +16,11 @@ DESCRIPTION = (
     "See which emotion your face and your voice show, live, and whether they agree. One small network on the demo's "
     "own server: nothing is saved."
 )
+# Of demo.css, what would move the page if it came as late as that does.
+FIRST_STYLE = (
+    "html { scrollbar-gutter: stable; } "
+    ".gradio-container { max-width: 1180px !important; width: 100%; margin: 0 auto !important; }"
+)
 TEMPLATE = "frontend/index.html"
 GRADIOS_TAGS = re.compile(r'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
 # Filled in for each visitor: only his request tells the server's public address. The base is without scheme and host,
@@ -30,6 +35,7 @@ HEAD = f"""<title>{TITLE}</title>
 <meta property="og:image:width" content="1200" />
 <meta property="og:image:height" content="630" />
 <meta name="twitter:card" content="summary_large_image" />
+<style>{FIRST_STYLE}</style>
 """
 BASE = '<base href="/{{ (config.root ~ "/").split("/", 3)[3] }}" />'
 

@@ -33,12 +33,10 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from demo import limits
-from demo.emotions import COLOURS, adjective, glyph, ink
+from demo.live_page import live_page
 from demo.live_session import LiveSession
-from demo.page import script
-from demo.views import agreement_meter, bars
+from demo.page import module
 from recognizer_emoclip import Recognizer
-from results_emoclip import Emotion
 
 PATH = "/live"
 SAMPLING_RATES = (8_000, 192_000)  # Hz, lowest and highest that a page may send
@@ -58,7 +56,7 @@ class LiveJSON(TypedDict):
 
 def live_tab(live: "Live") -> None:
     """The tab's content, which its script brings to life, and its endpoint."""
-    gr.HTML(live_view(), js_on_load=script("live.js"), padding=False, elem_id="live")
+    gr.HTML(live_page(), js_on_load=module("live.js"), padding=False, elem_id="live")
 
     def live_places() -> LiveJSON:
         """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what
@@ -286,44 +284,3 @@ def _sampling_rate(text: str) -> int:
     if not isinstance(rate, int) or not SAMPLING_RATES[0] <= rate <= SAMPLING_RATES[1]:
         raise ValueError(f"The sampling rate must be between {SAMPLING_RATES[0]} and {SAMPLING_RATES[1]} Hz.")
     return rate
-
-
-def live_view() -> str:
-    """The tab's HTML before there is a frame or a sound; live.js fills it."""
-    empty = Emotion("", dict.fromkeys(COLOURS, 0.0), unsure=False)
-    cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
-    glyphs = "".join(
-        f'<template data-glyph="{label}" data-word="{adjective(label)}" data-ink="{ink(colour)}">{glyph(label)}'
-        "</template>"
-        for label, colour in COLOURS.items()
-    )
-    return f"""
-<div class="live" data-state="off">
-  {glyphs}
-  <div class="stage">
-    <div class="picture">
-      <video muted playsinline aria-label="Your webcam"></video>
-      <div class="box main" hidden><span></span></div>
-      <div class="cover"><div class="sample">{glyph("happy")}</div>
-        <p class="status" role="status">Let the camera see you and the microphone hear you: the answer follows as you
-        move and speak.</p></div>
-      <div class="rate" aria-hidden="true"></div>
-    </div>
-    <div class="controls">
-      <button type="button" class="toggle">Start</button>
-      <div class="hearing"><span class="heard">microphone off</span>
-        <div class="level" aria-hidden="true"><i></i></div></div>
-    </div>
-    <p class="promise">Pictures and sound go to this server, are answered from memory, and are never saved.</p>
-  </div>
-  <div class="answer">
-    <div class="verdict" style="--colour:#8F8F99"><div class="glyphs">{glyph("neutral")}</div>
-      <div class="words"><h2 class="headline">Ready when you are</h2><p class="line">Press Start.</p></div>
-      {agreement_meter(0.0)}</div>
-    <div class="sources">{cards}</div>
-    <ul class="messages" aria-live="polite"></ul>
-  </div>
-  <figure class="timeline"><canvas role="img" aria-label="Timeline, empty"></canvas>
-    <figcaption>The last 60 seconds: how likely each emotion was, in the face and in the voice</figcaption></figure>
-  <p class="sr-only" aria-live="polite"></p>
-</div>"""

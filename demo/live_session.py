@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from demo import limits
-from demo.verdict import Held, likeliest, tag
+from demo.verdict import Held, derived, likeliest, tag
 from files_emoclip import count_scans
-from media_emoclip import SILENCE_PEAK, Box, SpeechDetector
+from media_emoclip import SILENCE_PEAK, Box, SpeechDetector, clip_box
 from processing_emoclip import resample
 from recognizer_emoclip import Recognizer
 from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
@@ -38,6 +38,9 @@ class LiveAnswer(TypedDict):
     labels: list[str]  # the emotions that it names, none to two
     line: str  # their numbers, of now
     tag: str  # at the face's box
+    others: list[Box]  # of the faces that are not followed, of now
+    valence: float  # derived from `fused`; 0 where there is none
+    arousal: float
     likeliest: dict[str, list[str]]  # the emotions to mark in the "face", the "voice" and "fused", of now
     took: dict[str, float]  # milliseconds: "find" and "recognise" of the frame, "voice" of the last window
     result: dict[str, Any]
@@ -63,6 +66,7 @@ class LiveSession:
         self._unscored = 0  # samples since the last window was scored
         self._silent = 0  # samples in a row that were below SILENCE_PEAK
         self._face: FaceResult | None = None
+        self._others: list[Box] = []
         self._face_log_probs: torch.Tensor | None = None  # (C,), smoothed
         self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = -1.0
@@ -84,7 +88,9 @@ class LiveSession:
         height, width = pixels.shape[:2]
         self._time, self._size = time, (width, height)
         with self._timed("find"):
-            square = self._follow(self.recognizer.find_faces(pixels, SEARCH_SIDE, Image.Resampling.BILINEAR))
+            squares = self.recognizer.find_faces(pixels, SEARCH_SIDE, Image.Resampling.BILINEAR)
+            square = self._follow(squares)
+        self._others = [clip_box(each, width, height) for each in squares if each is not square]
         if square is None:
             if time - self._face_time > FACE_KEPT_SECONDS:
                 self._face = self._face_log_probs = None
@@ -150,6 +156,7 @@ class LiveSession:
         said = self._held(result, max(self._time or 0.0, self._sound_end or 0.0))
         if said.labels:
             headline, line = said.headline, said.line(result)
+        valence, arousal = derived(result.fused) if result.fused else (0.0, 0.0)
         hearing = None
         if self._sound_end is not None:
             silent = self._silent >= SILENT_SECONDS * self._rate
@@ -166,6 +173,9 @@ class LiveSession:
             "labels": list(said.labels),
             "line": line,
             "tag": tag(self._face) if self._face else "",
+            "others": self._others,
+            "valence": valence,
+            "arousal": arousal,
             "likeliest": {
                 name: list(likeliest(emotion))
                 for name, emotion in (("face", result.face), ("voice", result.voice), ("fused", result.fused))
@@ -180,6 +190,7 @@ class LiveSession:
         now = max(self._time or 0.0, self._sound_end or 0.0)
         if self._time is not None and now - self._time > STOPPED_SECONDS:
             self._time = self._face = self._face_log_probs = None
+            self._others = []
         if self._sound_end is not None and now - self._sound_end > STOPPED_SECONDS:
             self._sound_end = self._voice = self._voice_log_probs = None
 

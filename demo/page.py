@@ -11,7 +11,8 @@ from starlette.routing import Route
 from demo.emotions import COLOURS, glyph
 
 STATIC = Path(__file__).parent / "static"
-FILES = {file.name: file for file in sorted(STATIC.iterdir()) if file.is_file()}
+PORTRAIT = Path(__file__).parents[1] / "examples" / "talking-portrait.mp4"  # the example in Live's picture
+FILES = {file.name: file for file in (*sorted(STATIC.iterdir()), PORTRAIT) if file.is_file()}
 VERSION = hashlib.sha256(b"".join(file.read_bytes() for file in FILES.values())).hexdigest()[:12]
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
@@ -33,11 +34,12 @@ THEME = gr.themes.Base(  # the visitor's own fonts: nothing is fetched from else
 )
 
 HEADER = f"""
-<div class="hero">
+<header class="hero">
   <div class="parade" aria-hidden="true">{"".join(glyph(label) for label in COLOURS)}</div>
   <h1>EmoCLIP</h1>
-  <p>What does this person look <em>and</em> sound like?</p>
-</div>"""
+  <p>See which emotion your face and your voice show, live</p>
+  <label id="details"><input type="checkbox" role="switch"> Details</label>
+</header>"""
 
 
 def script(name: str) -> str:
@@ -56,6 +58,11 @@ async def _serve(request: Request) -> Response:
     if file is None:
         return PlainTextResponse("There is no such file.", 404)
     return FileResponse(file, headers={"Cache-Control": "public, max-age=31536000, immutable"})
+
+
+def module(name: str) -> str:
+    """JavaScript that begins with one of the browser's modules, and the element around what it brings to life."""
+    return f'import(new URL("{asset(name)}", document.baseURI)).then((module) => module.start(element))'
 
 
 ASSETS = Route("/look/{version}/{name}", _serve)

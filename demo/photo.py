@@ -61,6 +61,7 @@ def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> 
                     "Two people": [PHOTOS["two-people"], None],
                 },
                 [photo, recording],
+                elem_id="examples",
             )
         with gr.Column(scale=6, min_width=320):
             output.render()

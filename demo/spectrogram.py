@@ -40,7 +40,7 @@ def spectrogram_view(
     speech = f"{sum(end - start for start, end in segments):.1f} s of speech, underlined" if segments else "no speech"
     title = "The sound as the network sees it" if seen else "The sound (this network reads its waveform instead)"
     return (
-        f'<figure class="spectrogram"><img src="{picture}" '
+        f'<figure class="spectrogram expert"><img src="{picture}" '
         f'alt="Mel spectrogram of the recording, {seconds:.1f} seconds: {speech}"><div class="speech">{marks}</div>'
         f'<div class="ticks" aria-hidden="true">{ticks}</div><figcaption>{title}: low tones '
         f"below, loud ones bright; {speech}</figcaption></figure>"

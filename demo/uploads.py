@@ -89,7 +89,7 @@ def photo_and_recording(prefix: str = "") -> tuple[gr.Image, gr.Audio]:
     return photo, recording
 
 
-def one_click(examples: dict[str, list], inputs: list[gr.Component]) -> Dependency:
+def one_click(examples: dict[str, list], inputs: list[gr.Component], elem_id: str | None = None) -> Dependency:
     """Examples by name, each of which is put in by one click. The caller answers it with `then`: Gradio itself would
     run the answer outside the queue in which the visitors' own wait."""
     shown = gr.Examples(
@@ -97,6 +97,7 @@ def one_click(examples: dict[str, list], inputs: list[gr.Component]) -> Dependen
         example_labels=list(examples),
         inputs=inputs,
         cache_examples=False,
+        elem_id=elem_id,
         label="Examples, answered in one click",
         api_visibility="private",
     )

@@ -12,6 +12,8 @@ from results_emoclip import Emotion, FusedResult
 
 AHEAD = 0.15  # of the probability: 15 points
 CONFIDENCE = {0.8: "High", 0.55: "Medium", 0.0: "Low"}  # from which probability on
+VALENCE = {"angry": -1, "disgust": -1, "fear": -1, "happy": 1, "neutral": 0, "sad": -1, "surprise": 0}
+AROUSAL = {"angry": 1, "disgust": 0, "fear": 1, "happy": 1, "neutral": 0, "sad": -1, "surprise": 1}
 HELD_SECONDS = 0.6  # for which other words must be right before they replace those that stand
 
 
@@ -73,6 +75,15 @@ def tag(emotion: Emotion) -> str:
     labels = likeliest(emotion)
     words = " or ".join(map(adjective, labels))
     return words if len(labels) == 2 else f"{words} {percent(emotion.scores[labels[0]])}"
+
+
+def derived(emotion: Emotion) -> tuple[float, float]:
+    """Valence and arousal, each -1 to 1: the seven, weighed by where they lie in Russell's circumplex (1980), as far
+    as signs go."""
+    valence, arousal = (
+        sum(signs[label] * (score or 0.0) for label, score in emotion.scores.items()) for signs in (VALENCE, AROUSAL)
+    )
+    return valence, arousal
 
 
 def is_conflict(result: FusedResult) -> bool:

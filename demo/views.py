@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 from demo.emotions import COLOURS, adjective, glyph
-from demo.verdict import likeliest, percent, verdict
+from demo.verdict import derived, likeliest, percent, verdict
 from results_emoclip import Emotion, FusedResult
 
 AGREEMENT_SHOWN = 2.0  # |agreement| at the ends of the scale
@@ -52,10 +52,12 @@ def verdict_view(result: FusedResult) -> str:
     if not said.labels:
         return f'<div class="verdict empty"><h2 class="headline">{said.headline}</h2></div>'
     meter = "" if result.agreement is None else agreement_meter(result.agreement)
+    valence, arousal = map(signed, derived(result.fused))
     return (
         f'<div class="verdict" style="--colour:{COLOURS[said.labels[0]]}">'
         f'<div class="glyphs">{"".join(map(glyph, said.labels))}</div><div class="words">'
-        f'<h2 class="headline">{said.headline}</h2><p class="line">{said.line(result)}</p></div>{meter}</div>'
+        f'<h2 class="headline">{said.headline}</h2><p class="line">{said.line(result)}</p></div>{meter}'
+        f'<p class="derived expert">valence {valence}, arousal {arousal}, both derived from the seven</p></div>'
     )
 
 
@@ -64,7 +66,7 @@ def agreement_meter(agreement: float) -> str:
     position = 50 + 50 * max(-1.0, min(1.0, agreement / AGREEMENT_SHOWN))
     number = signed(agreement)
     return (
-        f'<div class="meter"><div class="scale" aria-hidden="true"><i style="left:{position:.1f}%"></i></div>'
+        f'<div class="meter expert"><div class="scale" aria-hidden="true"><i style="left:{position:.1f}%"></i></div>'
         f'<div class="ends"><span>conflict</span><span class="value">agreement {number}</span>'
         "<span>accord</span></div></div>"
     )

@@ -132,7 +132,7 @@ def proxy(server, app, monkeypatch):
 def test_behind_a_proxy_with_a_path_everything_is_found(open_page, proxy, slash):
     page = open_page("Live", address=proxy.address + slash)
     page.get_by_role("button", name="Start", exact=True).click()
-    expect(page.locator(".live .box")).to_be_visible()
+    expect(page.locator(".live .box.main")).to_be_visible()
     page.get_by_role("button", name="Stop", exact=True).click()
     open_tab(page, "Photo and voice")
     assert page.url == f"{proxy.address}{slash}#photo"

@@ -1,0 +1,71 @@
+"""The tab Live as HTML, before there is a frame or a sound. static/live.js brings it to life."""
+
+from demo.emotions import COLOURS, adjective, glyph, ink
+from demo.page import asset
+from demo.views import agreement_meter, bars
+from results_emoclip import Emotion
+
+GAME = "Seven prompts in thirty seconds, such as “Look happy, sound angry”"
+
+
+def live_page() -> str:
+    """The tab's content."""
+    empty = Emotion("", dict.fromkeys(COLOURS, 0.0), unsure=False)
+    cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
+    emotions = "".join(
+        f'<template data-label="{label}" data-word="{adjective(label)}" data-colour="{colour}" '
+        f'data-ink="{ink(colour)}">{glyph(label)}</template>'
+        for label, colour in COLOURS.items()
+    )
+    return f"""
+<div class="live" data-state="off" data-preview="loading">
+  {emotions}
+  <div class="stage">
+    <div class="picture">
+      <canvas class="wave" role="img" aria-label="The waveform of your voice"></canvas>
+      <div class="screen">
+        <video class="camera" muted playsinline aria-label="Your webcam"></video>
+        <video class="example" muted loop playsinline aria-label="An example: an astronaut’s photo under a reading"
+          data-src="{asset("talking-portrait.mp4")}"></video>
+        <div class="others"></div>
+        <div class="box main" hidden><span></span></div>
+      </div>
+      <p class="badge">Example</p>
+      <div class="cover">
+        <p class="status" role="status"></p>
+        <button type="button" class="toggle" disabled>Start</button>
+        <button type="button" class="no-camera">No camera? Try an example</button>
+      </div>
+      <ul class="messages" aria-live="polite"></ul>
+      <div class="prompt" role="status" hidden><b></b><span class="track"><i></i></span><small></small></div>
+      <div class="rate expert" aria-hidden="true"></div>
+    </div>
+    <div class="controls">
+      <div class="hearing"><span class="heard">microphone off</span>
+        <div class="level" aria-hidden="true"><i></i></div></div>
+      <div class="tools">
+        <button type="button" class="play" title="{GAME}">Play 30 s</button>
+        <button type="button" class="share">Make a card</button>
+        <button type="button" class="minute expert">Download CSV</button>
+      </div>
+    </div>
+    <p class="promise">Pictures and sound go to this server, are answered from memory, and are never saved.</p>
+  </div>
+  <div class="answer">
+    <div class="verdict" style="--colour:{COLOURS["neutral"]}"><div class="glyphs">{glyph("neutral")}</div>
+      <div class="words"><h2 class="headline">Ready when you are</h2><p class="line">Press Start.</p></div>
+      {agreement_meter(0.0)}<p class="derived expert"></p></div>
+    <div class="sources">{cards}</div>
+  </div>
+  <figure class="timeline"><canvas role="img" aria-label="Timeline, empty"></canvas>
+    <figcaption>The last 60 seconds: how likely each emotion was, in the face and in the voice</figcaption></figure>
+  <p class="sr-only" aria-live="polite"></p>
+  <dialog class="summary" aria-label="How you played"><h2></h2><ol></ol>
+    <p>Points are how likely the face and the voice were what was asked for. Nothing of it is kept.</p>
+    <form method="dialog"><button type="button" class="again">Play again</button><button>Close</button></form></dialog>
+  <dialog class="card" aria-label="A card to share">
+    <canvas width="1200" height="630" role="img" aria-label="The card: the verdict and the last minute"></canvas>
+    <label><input type="checkbox"> With my picture</label>
+    <form method="dialog"><button type="button" class="download">Download</button>
+      <button type="button" class="share-sheet">Share …</button><button>Close</button></form></dialog>
+</div>"""
