@@ -60,7 +60,7 @@ SWITCHES = [
 ]  # fmt: skip
 ALLOWED, DEVICES = "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"
 FIRST_SEEN = {
-    "Live": ".live .toggle",
+    "Live": ".live .toggle:enabled",
     "Photo and voice": "#answer",
     "Words": "#words-answer",
     "About": "#about .headlines",

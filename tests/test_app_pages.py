@@ -123,7 +123,8 @@ def test_it_is_asked_why_only_of_an_answer_and_of_what_was_answered(recognizer):
     assert "spoke for" in html and "in the face" not in html
 
 
-def test_it_shows_a_map_of_each_source_and_says_whose_method_it_is(recognizer):
+def test_it_shows_a_map_of_each_source_and_says_whose_method_it_is(recognizer, monkeypatch):
+    monkeypatch.setitem(COLOURS, "neutral", "#00CC00")  # grey would not be told from grey
     html = why_view(recognizer, answered(recognizer, ASTRONAUT, SHORT_READING))
     face, voice = pictures(html)
     assert face.shape == (320, 320, 3) and voice.shape[1] > voice.shape[0]

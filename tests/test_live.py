@@ -137,9 +137,9 @@ def test_it_is_the_pipelines_own_answer(session, app, speech, face):
     result = session.answer()["result"]
     voice = app.pipe(audio={"array": speech, "sampling_rate": RATE}).voice
     assert result["voice"]["scores"] == pytest.approx(voice.scores, abs=1e-4)
-    both = app.pipe.model.fuse(session._face_log_probs[None], session._voice_log_probs[None])
-    assert result["agreement"] == pytest.approx(both[1].item())
-    assert result["fused"]["scores"]["happy"] == pytest.approx(both[0].exp()[0, LABELS.index("happy")].item())
+    [(fused, agreement)] = app.pipe.recognizer.fuse(session._face_log_probs[None], session._voice_log_probs[None])
+    assert result["agreement"] == pytest.approx(agreement)
+    assert result["fused"]["scores"] == pytest.approx(fused.scores)
 
 
 def test_the_voice_is_smoothed_as_the_face_is(session, speech, monkeypatch):
