@@ -47,7 +47,7 @@ def without(page, kind: str) -> None:
 @pytest.mark.parametrize("options", [{"viewport": LAPTOP}, ON_A_PHONE], ids=["laptop", "phone"])
 def test_the_first_screen_says_what_it_does_and_needs_no_scrolling(open_page, screenshots, options):
     page = open_page("Live", **options)
-    page.wait_for_function("document.querySelector('.live').dataset.preview === 'on'")
+    page.wait_for_function("document.querySelector('.live')?.dataset.preview === 'on'")
     expect(page.locator(".live .headline")).not_to_have_text("Ready when you are")
     height = options["viewport"]["height"]
     for each in (
@@ -315,7 +315,7 @@ def test_the_first_load_is_light_and_nothing_jumps(open_page):
         }).observe({ type: "layout-shift", buffered: true });"""
     )
     page.reload()
-    page.wait_for_function("document.querySelector('.live').dataset.preview === 'on'")
+    page.wait_for_function("document.querySelector('.live')?.dataset.preview === 'on'")
     page.wait_for_function("document.querySelector('.live .example')?.currentTime > 1")
     sent = page.evaluate(
         """[...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
