@@ -208,12 +208,23 @@ def test_faces_are_scored_whole_by_crops_unseen_and_against_the_majority(parts):
         "face": 4,
         "face_ten_crops": 4,
         "face_unseen": 3,  # without the one that stands in train
-        "face_majority": 2,  # without the face that half agree on, and the one whose votes may be another's
+        "face_perceived": 2,  # without the face that half agree on, and the one whose votes may be another's
     }
     answers = log_probs.argmax(-1).numpy()
     assert results["face_unseen"]["accuracy"] == pytest.approx((answers[1:] == labels[1:]).mean())
     majority = np.array([LABELS.index("neutral"), LABELS.index("sad")])
-    assert results["face_majority"]["accuracy"] == pytest.approx((answers[:2] == majority).mean())
+    people = results["face_perceived"]
+    assert people["accuracy"] == pytest.approx((answers[:2] == majority).mean())  # it has one reading only
+    # The ten who say neutral have the nine others on their side, the eight who say sad too, their ninth has not; of
+    # the third face the five who say no happy stand against five of nine, and those who do have no majority of others.
+    assert people["one_person"] == pytest.approx((10 + 8) / (10 + 9 + 5))
+    shares = np.array([[1, 0, 0, 0], [1 / 9, 0, 0, 8 / 9], [3 / 10, 5 / 10, 2 / 10, 0]])  # neutral happy surprise sad
+    columns = [LABELS.index(label) for label in ("neutral", "happy", "surprise", "sad")]
+    assert people["cross_entropy"] == pytest.approx(-(shares * log_probs[:3, columns].numpy()).sum(1).mean(), abs=1e-5)
+    assert people["votes_entropy"] == pytest.approx(
+        -(shares * np.log(np.maximum(shares, 1e-12))).sum(1).mean(), abs=1e-5
+    )
+    assert people["selective"]["n"] == 4  # where there is no clear majority, no answer is right
     figures = results["face"]
     assert np.array(figures["confusion"]).sum(1).tolist() == np.bincount(labels, minlength=7).tolist()
     hits = np.diag(figures["confusion"])
@@ -382,10 +393,11 @@ def test_one_command_prints_and_writes_every_figure_with_n_and_needs_no_network(
         assert 0 <= results["face"][name] <= 1 and 0 <= results["voice"][name] <= 1
     assert results["splits"] == {"face": "PublicTest+PrivateTest", "voice": "fold 0"}
     assert done.stdout.strip() == markdown_table(results)
-    main, recall = done.stdout.strip().split("\n\n")
+    main, unsure, recall = done.stdout.strip().split("\n\n")
     rows = [line.split("|") for line in main.splitlines()[2:]]
     assert [int(cells[3].replace(",", "")) for cells in rows] == [21, 21, 21, 6, 18, 18, 18, 18, 21, 6, 21, 6]
     assert [line.split("|")[1].strip() for line in recall.splitlines()[2:]] == ["face", "voice"]
+    assert [line.split("|")[1].strip() for line in unsure.splitlines()[2:]] == ["faces, as acted", "voices, as acted"]
     assert f"**{100 * results['face']['accuracy']:.1f}**" in done.stdout
 
 

@@ -86,7 +86,8 @@ def describe_perceived(
     Args:
         logits: (n, C), calibrated as acted.
     Returns:
-        `emotion_metrics` against the clear majority of the voters, where there is one; `one_person`, see
+        Accuracy, recall and F1 against the clear majority of the voters, where there is one (scores are shares of the
+        voters, and no probabilities that most of them say so: they have no calibration error); `one_person`, see
         `one_against_others`; `cross_entropy` to the votes, in nats, and `votes_entropy`, which no model can go below;
         `selective`, over all faces or voices, where an answer without a clear majority counts as wrong.
     """
@@ -101,7 +102,8 @@ def describe_perceived(
         return {}
     shares = votes[voted] / votes[voted].sum(-1, keepdim=True)
     log_shares = shares.clamp(min=1e-12).log()
-    figures = emotion_metrics(probs[clear], majority[clear]) | {
+    metrics = emotion_metrics(probs[clear], majority[clear])
+    figures = {name: metrics[name] for name in ("n", "accuracy", "mean_recall", "macro_f1")} | {
         "one_person": one_against_others(dataset),
         "cross_entropy": -(shares * log_probs[voted].clamp(min=-1e4)).sum(-1).mean().item(),
         "votes_entropy": -(shares * log_shares).sum(-1).mean().item(),

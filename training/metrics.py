@@ -66,15 +66,16 @@ def reliability(probs: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]
 
 
 def selective(probs: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
-    """What it means to be unsure below a threshold: the share of the answers (n, C) that are sure, and how many of the
-    sure and of the unsure ones are right; None where there are none of a kind."""
-    sure, right = probs.max(-1) >= threshold, probs.argmax(-1) == labels
-    return {
-        "n": len(labels),
-        "sure": float(sure.mean()),
-        "sure_accuracy": float(right[sure].mean()) if sure.any() else None,
-        "unsure_accuracy": float(right[~sure].mean()) if not sure.all() else None,
-    }
+    """What it means that answers (n, C) below a threshold are unsure: `coverage`, the share of the sure ones, `risk`,
+    how many of these are wrong, and `rejected_risk`, how many of the unsure ones are; without the one that would be of
+    no answers."""
+    sure, wrong = probs.max(-1) >= threshold, probs.argmax(-1) != labels
+    figures = {"n": len(labels), "coverage": float(sure.mean())}
+    if sure.any():
+        figures["risk"] = float(wrong[sure].mean())
+    if not sure.all():
+        figures["rejected_risk"] = float(wrong[~sure].mean())
+    return figures
 
 
 def confusion_matrix(probs: np.ndarray, labels: np.ndarray) -> list[list[int]]:

@@ -3,15 +3,20 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from configuration_emoclip import LABELS
+from configuration_emoclip import LABELS, Reading
 from training.dataset import HEADS
+
+#: What corpora outside are called whose file has this name.
+OUTSIDE = {"emodb": "Emo-DB, German", "ckplus": "CK+"}
 
 
 def markdown_table(results: dict) -> str:
-    """The figures of `results.json` as three tables: overall, each emotion's recall, and voices by group."""
+    """The figures of `results.json` as tables: overall, by the votes, unsure ones, each emotion's recall, and voices
+    by group."""
     splits = results["splits"]
     pairs = " x ".join(splits.values()) + ", synthetic pairs"
     rows = [
@@ -31,6 +36,12 @@ def markdown_table(results: dict) -> str:
             ("voice_alone", "the voice alone, same pairs"),
         ):
             rows.append((what, pairs, {"n": fused["n"], "accuracy": fused[f"{key}_accuracy"]}))
+    for name, figures in results.get("outside", {}).items():
+        corpus = OUTSIDE.get(name, name)
+        for reading in get_args(Reading):
+            rows.append(
+                (f"{figures['source']}s outside, as {reading}", corpus, {"n": figures["n"]} | figures[reading])
+            )
     for name, figures in results.get("words", {}).items():
         modality, words = name.split("_", 1)
         rows.append((f"{modality} against {words.replace('_', '-')} words", splits[modality], figures))
@@ -51,6 +62,7 @@ def markdown_table(results: dict) -> str:
         if "accuracy_spread" in figures:
             accuracy += f" ± {100 * figures['accuracy_spread']:.1f}"
         lines.append(f"| {what} | {split} | {figures['n']:,} | {accuracy} | {' | '.join(cells)} |")
+    lines += votes_table(results) + unsure_table(results)
     recalls = {name: results[name]["recall"] for name in HEADS if name in results}
     emotions = [label for label in LABELS if any(label in recall for recall in recalls.values())]
     if recalls:
@@ -64,6 +76,52 @@ def markdown_table(results: dict) -> str:
             cells = [f"{value} {100 * each['accuracy']:.0f} ({each['n']:,})" for value, each in values.items()]
             lines.append(f"| {name} | {', '.join(cells)} |")
     return "\n".join(lines)
+
+
+def votes_table(results: dict) -> list[str]:
+    """How near a model comes to what people say: to the majority, beside one person, and to all of them."""
+    lines = []
+    for head in HEADS:
+        if figures := results.get(f"{head}_perceived"):
+            numbers = [100 * figures["accuracy"], 100 * figures["one_person"]]
+            numbers += [figures["cross_entropy"], figures["votes_entropy"]]
+            lines.append("| {} | {:,} | {:.1f} | {:.1f} | {:.2f} | {:.2f} |".format(head, figures["n"], *numbers))
+    if not lines:
+        return []
+    return [
+        "",
+        "| as people perceive it | n with a clear majority | agrees with it % | one person does % | cross-entropy to "
+        "the votes | their entropy |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *lines,
+    ]
+
+
+def unsure_table(results: dict) -> list[str]:
+    """What calling answers unsure keeps, and how often the kept and the others are right."""
+    rows = []
+    for head in HEADS:
+        for name, reading in ((head, "acted"), (f"{head}_perceived", "perceived")):
+            if "selective" in results.get(name, {}):
+                rows.append((f"{head}s, as {reading}", results["splits"][head], results[name]["selective"]))
+    for name, figures in results.get("outside", {}).items():
+        for reading in get_args(Reading):
+            what = f"{figures['source']}s outside, as {reading}"
+            rows.append((what, OUTSIDE.get(name, name), figures[reading]["selective"]))
+    lines = []
+    for what, split, figures in rows:
+        right = [f"{100 * (1 - figures[key]):.0f}" if key in figures else "" for key in ("risk", "rejected_risk")]
+        lines.append(
+            f"| {what} | {split} | {figures['n']:,} | {100 * figures['coverage']:.0f} | {' | '.join(right)} |"
+        )
+    if not lines:
+        return []
+    return [
+        "",
+        "| unsure | split | n | sure % | right of the sure % | right of the unsure % |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *lines,
+    ]
 
 
 def write_results(results: dict, path: Path):
