@@ -8,12 +8,14 @@ file is a parquet one with `audio`, `label` and `speaker`; people of the trainin
 
 import argparse
 import sys
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
 from datasets import load_dataset
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from configuration_emoclip import LABELS, Reading
 from hub import HubError, load_pipeline
 from recognizer_emoclip import Observation, Voice, mean_log_probs
@@ -37,12 +39,10 @@ def main():
         sys.exit(f"baseline.py: {error}")
     voices = [recognizer.observe(audio=row["audio"]).voice for row in dataset]
     labels, speakers = np.array(dataset["label"]), np.array(speakers)
-    print(
-        "| reading | baseline | n | accuracy % | mean recall % | neutral ones right % |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("| reading | baseline | n | accuracy % | mean recall % | neutral ones right % |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for reading in get_args(Reading):
-        plain, own = [], []
-        tested = []
+        plain, own, tested = [], [], []
         for speaker in np.unique(speakers):
             rows = np.flatnonzero((speakers == speaker) & [voice is not None for voice in voices])
             at_rest = [row for row in rows if labels[row] == NEUTRAL][:CLIPS]

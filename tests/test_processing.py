@@ -307,6 +307,14 @@ def test_a_stored_voice_serves_every_range():
         assert (extractor.decode(stored) - heard).abs().max() < 80 / 256 / top_db + 1e-3  # a level of the stored ones
 
 
+def test_the_images_of_a_training_get_mean_0_and_deviation_1():
+    extractor = EmoCLIPFeatureExtractor(top_db=50.0)
+    stored = extractor.encode(recordings(), RATE)
+    extractor.standardize_by(stored)
+    images = extractor.decode(stored)
+    assert images.mean().item() == pytest.approx(0, abs=1e-3) and images.std().item() == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.parametrize("top_db", [0.0, 90.0])
 def test_a_range_that_no_stored_voice_has_is_refused(top_db):
     with pytest.raises(ValueError, match="`top_db`"):

@@ -547,9 +547,21 @@ def test_no_epoch_calibrates_the_heads_anew_and_leaves_the_weights_as_they_were(
     weights = [(path / "model.safetensors").read_bytes() for path in (trained, folder / "anew")]
     assert weights[0] == weights[1]
     expected, config = (EmoCLIPConfig.from_pretrained(path) for path in (trained, folder / "anew"))
-    for what in ("face_temperature", "face_bias", "voice_temperature", "voice_bias"):
+    for what in ("face_temperature", "face_bias", "voice_temperature", "voice_bias", "face_threshold"):
         assert getattr(config, what) == pytest.approx(getattr(expected, what), abs=1e-3)
+    assert config.neutral["voice"] == pytest.approx(expected.neutral["voice"], abs=1e-3)
     assert "the heads calibrated anew" in (folder / "anew" / "README.md").read_text()
+
+
+def test_the_range_of_the_mel_image_is_an_argument_of_those_that_have_one(trained):
+    for start in (None, str(trained)):
+        assert build_processor(ModelArguments(init_from=start)).feature_extractor.top_db == 80
+        assert build_processor(ModelArguments(init_from=start, top_db=45)).feature_extractor.top_db == 45
+    with pytest.raises(ValueError, match="`top_db` must be above 0 and at most 80"):
+        build_processor(ModelArguments(top_db=100))
+    waveforms = ModelArguments(config={"audio_config": {"tower": "esresnext_fbsp"}}, top_db=45)
+    with pytest.raises(ValueError, match="leave out --top_db"):
+        build_processor(waveforms)
 
 
 def test_the_tokenizer_numbers_as_the_text_tower_expects():

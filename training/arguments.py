@@ -25,6 +25,13 @@ class ModelArguments:
     freeze: list[str] = field(
         default_factory=list, metadata={"help": "towers that are not trained: any of image, audio, text"}
     )
+    top_db: float | None = field(
+        default=None,
+        metadata={
+            "help": "decibels from the darkest to the brightest point of a mel image, up to 80; by default 80, or "
+            "that of --init_from. A smaller range hides the room and the codec"
+        },
+    )
     config: dict | str | None = field(
         default=None,
         metadata={"help": 'fields of EmoCLIPConfig that differ from the preset, as JSON: {"projection_dim": 128}'},

@@ -9,9 +9,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
 from losses_emoclip import PAIRS
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
-from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor
+from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor, check_range
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
-from training.dataset import HEADS, FaceVoiceDataset, TrainingDataset
+from training.dataset import HEADS, FaceVoiceDataset, TrainingDataset, voice_tensors
 from training.prompts import TEMPLATES, fill_templates, split_words, tokenize_prompts, train_tokenizer
 from training.sources import load_faces, load_voices
 from training.splits import Corpus, relabel_by_votes, split_voices, subsample
@@ -38,9 +38,23 @@ def untrained_config(model_args: ModelArguments, **fields) -> EmoCLIPConfig:
 
 
 def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
-    """The processor: that of `init_from`, or one for an untrained model, with a tokenizer trained on the prompts."""
-    if model_args.init_from:
-        return EmoCLIPProcessor.from_pretrained(model_args.init_from)
+    """The processor: that of `init_from`, or one for an untrained model, with a tokenizer trained on the prompts; its
+    mel images have the range `top_db`, where that is given.
+
+    Raises:
+        ValueError: the range is none, or the voices are no mel images.
+    """
+    processor = EmoCLIPProcessor.from_pretrained(model_args.init_from) if model_args.init_from else None
+    processor = processor or untrained_processor(model_args)
+    if model_args.top_db is not None:
+        if processor.feature_extractor.input_name != "input_features":
+            raise ValueError("This model's audio tower reads recordings, and no mel images: leave out --top_db.")
+        processor.feature_extractor.top_db = check_range(model_args.top_db)
+    return processor
+
+
+def untrained_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
+    """The processor of a model that starts from no EmoCLIP."""
     config = untrained_config(model_args)
     words, _ = split_words()
     sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
@@ -140,6 +154,8 @@ def make_trainer(
         voices = split_voices(load_voices(data_args.voices, extractor), data_args.fold)
     for corpus, what in ((faces, "faces"), (voices, "voices")):
         corpus.require(("train", "validation", "test") if args.do_predict else ("train", "validation"), what)
+    if model_args.top_db is not None:
+        extractor.standardize_by(voice_tensors(voices.train, extractor)[0])
     train_faces, train_voices = (
         subsample(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)
         for corpus in (faces, voices)

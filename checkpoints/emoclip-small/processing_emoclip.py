@@ -369,6 +369,13 @@ class VoiceExtractor(FeatureExtractionMixin, ABC):
         return [self.to_waveform(recording, sampling_rate) for recording in recordings]
 
 
+def check_range(top_db: float) -> float:
+    """A mel image's range in decibels; ValueError where stored voices have none such."""
+    if not 0 < top_db <= STORED_DB:
+        raise ValueError(f"`top_db` must be above 0 and at most {STORED_DB:.0f} decibels, not {top_db}.")
+    return top_db
+
+
 @cache
 def mel_spectrogram(
     sampling_rate: int, n_fft: int, hop_length: int, n_mels: int, device: torch.device
@@ -425,12 +432,10 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
         **kwargs,
     ):
         super().__init__(sampling_rate, chunk_length_s, **kwargs)
-        if not 0 < top_db <= STORED_DB:
-            raise ValueError(f"`top_db` must be above 0 and at most {STORED_DB:.0f} decibels, not {top_db}.")
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.n_mels = n_mels
-        self.top_db = top_db
+        self.top_db = check_range(top_db)
         self.mean = mean
         self.std = std
 
@@ -472,6 +477,15 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
     def standardize(self, images: torch.Tensor) -> torch.Tensor:
         """Log-mel images in 0..1, of any shape, to mean 0 and deviation 1 over CREMA-D's training voices."""
         return (images - self.mean) / self.std
+
+    def standardize_by(self, stored: torch.Tensor) -> None:
+        """Makes `mean` and `std` those of the images of these voices (n, mel bands, frames) uint8."""
+        self.mean, self.std = 0.0, 1.0
+        counts = torch.bincount(stored.flatten().int(), minlength=256).double()
+        levels = self.decode(torch.arange(256, dtype=torch.uint8).view(1, 1, 256)).flatten().double()
+        mean = (counts * levels).sum() / counts.sum()
+        deviation = ((counts * (levels - mean).square()).sum() / counts.sum()).sqrt()
+        self.mean, self.std = round(mean.item(), 4), round(deviation.item(), 4)
 
     def encode(self, audio, sampling_rate: int) -> torch.Tensor:
         """Recordings, as `__call__` takes them, to images of STORED_DB in 256 levels (n, mel bands, frames) uint8."""
