@@ -50,6 +50,7 @@ RUN_BY = {
     "convert_audioclip.py": "test_audioclip.py",
     "export_onnx.py": "test_export.py",
     "experiments/recipe_search.py": "test_recipes.py",
+    "experiments/baseline.py": None,
     "experiments/calibration.py": None,
     "experiments/explain_deletion.py": None,
     "benchmarks/audioclip_speed.py": None,
