@@ -870,7 +870,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             own = head.own_labels(labels, mask) if targets is None else head.own_targets(targets, mask)
             total = head.loss(logits, own, mask, self.config.label_smoothing)
         count = mask.sum()
-        if is_distributed():
+        if is_distributed() and not self.emoclip.even_batches:  # else every process's mean weighs the same
             dist.all_reduce(count)
             total = total * dist.get_world_size()
         return total / count.clamp(min=1)
