@@ -88,7 +88,7 @@ def _read_file(file: Path) -> list[Row]:
 
 
 def _read_list(file: Path) -> list[Row]:
-    return [{"file": _beside(file, line)} for line in _read_text(file).splitlines() if line.strip()]
+    return [{"file": _beside(file, line)} for _, line in _read_lines(file)]
 
 
 def _read_csv(file: Path) -> list[Row]:
@@ -99,7 +99,7 @@ def _read_csv(file: Path) -> list[Row]:
 
 def _read_jsonl(file: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+    for number, line in _read_lines(file):
         try:
             row = json.loads(line)
         except ValueError:
@@ -142,6 +142,12 @@ def _read_text(file: Path) -> str:
         raise ValueError(f"{file} is not a text in UTF-8: save it as one.") from None
 
 
+def _read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty, with their numbers."""
+    lines = enumerate(_read_text(file).split("\n"), start=1)  # splitlines also splits where JSON does not end
+    return ((number, line) for number, line in lines if line.strip())
+
+
 def _columns(file: Path, names: Collection[str]) -> list[str]:
     """Of a table's columns, those that name files."""
     columns = [name for name in COLUMNS if name in names]
@@ -162,5 +168,7 @@ def _beside(table: Path, value: FileSource | None) -> FileSource | None:
 
 
 def name_of(source: FileSource | None) -> str | None:
-    """How a result names an input: its path, or the name that a table's own file has in it."""
-    return source.get("path") if isinstance(source, dict) else source
+    """How a result names an input: its path, or the name that a table's own file has in it. Bytes that are no UTF-8,
+    which paths may hold and tables may not, are replaced."""
+    name = source.get("path") if isinstance(source, dict) else source
+    return name if name is None else name.encode(errors="surrogateescape").decode(errors="replace")

@@ -153,7 +153,7 @@ def test_one_table_in_three_formats(predict):
 def test_what_cannot_be_read_is_a_row_with_its_message(predict, tmp_path):
     (tmp_path / "cut.jpg").write_bytes(ASTRONAUT.read_bytes()[:2_000])
     (tmp_path / "noise.wav").write_bytes(b"no sound at all")
-    (tmp_path / "list.txt").write_text(f"cut.jpg\n\nnoise.wav\nmissing.jpg\n{ASTRONAUT}\n")
+    (tmp_path / "list.txt").write_text(f"cut.jpg\n\nnoise.wav\r\nmissing.jpg\n{ASTRONAUT}\n")
     rows = predict(tmp_path / "list.txt")
     assert [row.get("error", "").partition(":")[0] for row in rows] == [
         "The photo is damaged and cannot be read",
@@ -176,6 +176,14 @@ def test_an_odd_file_ends_nothing(predict, monkeypatch):
     photo, recording = predict(ASTRONAUT, SHORT_READING)
     assert photo["error"] == "The input could not be read (ZeroDivisionError: division by zero)."
     assert recording["voice"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_names_may_be_any_bytes(predict, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(ASTRONAUT, os.fsencode(tmp_path / "photos") + b"/caf\xe9.jpg")
+    [row] = predict(tmp_path / "photos")
+    assert row["file"].endswith("/caf\ufffd.jpg") and row["face"]
 
 
 def test_an_error_of_the_network_is_no_files(predict, monkeypatch, tmp_path):
@@ -237,7 +245,8 @@ def test_pairs_in_tables_of_every_kind(predict, pipe, tmp_path):
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "id", "audio"), *((image, 7, audio) for image, audio in paths)])
     with (tmp_path / "pairs.jsonl").open("w") as file:
-        file.writelines(json.dumps({"image": image, "audio": audio}) + "\n" for image, audio in paths)
+        for image, audio in paths:
+            file.write(json.dumps({"image": image, "audio": audio, "said": "\u2028"}, ensure_ascii=False) + "\n")
     pq.write_table(pa.table(dict(zip(("image", "audio"), zip(*paths)))), tmp_path / "pairs.parquet")
     result = pipe(image=ASTRONAUT, audio=SHORT_READING)
     for suffix in ("csv", "jsonl", "parquet"):
