@@ -168,10 +168,10 @@ class Output:
     def _files(self) -> list[Path]:
         return sorted(self.parts.glob("*.parquet"))
 
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+    def write(self, rows: list[dict[str, Any]]) -> None:
         """Adds a part: all rows of some inputs. It is named by the first, which no other part holds."""
         name = f"{min(row['item'] for row in rows):09}.parquet"
-        table = pa.Table.from_pylist(list(rows), self._schema)
+        table = pa.Table.from_pylist(rows, self._schema)
         self._write_whole(self.parts / name, lambda file: pq.write_table(table, file))
 
     def finish(self) -> Dataset:
@@ -187,8 +187,11 @@ class Output:
         return table
 
     def clear(self) -> None:
-        """Removes the parts."""
-        shutil.rmtree(self.parts)
+        """Removes the parts. Of a network disk's files that are still open, something may stay until this process
+        ends."""
+        if fcntl is not None:
+            self._lock.close()
+        shutil.rmtree(self.parts, ignore_errors=True)
 
     def _write_whole(self, path: Path, write: Callable[[Path], Any]) -> None:
         """A file that is there as a whole or not at all, even if this process is killed."""
@@ -203,9 +206,7 @@ def summary(table: Dataset) -> str:
     ends = table.select_columns(names).with_format("arrow")
     inputs, unread, labels = 0, 0, Counter()
     for rows in ends.iter(ROWS_AT_ONCE):
-        for time, person, label, error in zip(
-            *(rows[name].to_pylist() for name in ("time", "person", "fused", "error"))
-        ):
+        for time, person, label, error in zip(*(rows[name].to_pylist() for name in names)):
             if time is None and person in (None, 1):
                 inputs += 1
                 unread += error is not None
