@@ -7,7 +7,8 @@
 frames, 5 a second -> faces found, tracked, smoothed in time ---\\
 sound -> 16 kHz, in blocks -> speech found -> windows of 3 s ----+-> one timeline: face, voice, fused, agreement
 
-The video is read as a stream: what is held is a frame or two, half a minute of sound, and the numbers found so far.
+The video is read as a stream: what is held is a few frames, half a minute of sound, and the numbers found so far.
+While it is decoded, one thread looks at the faces and another listens.
 
 Units as in `results_emoclip.py`; pixels are those of the upright video, after its rotation and with square pixels.
 """
@@ -22,7 +23,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchvision.ops import box_iou
 
 try:
     from .files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
@@ -36,6 +36,8 @@ try:
         mean_log_probs,
     )
     from .results_emoclip import Emotion, FusedResult, PosteriorFilter
+    from .threads_emoclip import Helper
+    from .tracking_emoclip import TRACK_MEMORY, FaceTracker, boxes_between
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
@@ -44,6 +46,8 @@ except ImportError:
     from processing_emoclip import mix_down, one_channel_sentence
     from recognizer_emoclip import MIN_SPEECH_SECONDS, ROWS_PER_FORWARD, WINDOW_HOP_SECONDS, Recognizer, mean_log_probs
     from results_emoclip import Emotion, FusedResult, PosteriorFilter
+    from threads_emoclip import Helper
+    from tracking_emoclip import TRACK_MEMORY, FaceTracker, boxes_between
 try:
     import av
 except ImportError:
@@ -56,11 +60,10 @@ CROP_SIDE = 640  # pixels of the longer side of the pictures that faces are cut 
 SEARCH_SIDE = 400  # pixels of the longer side of the pictures that faces are looked for in
 MAX_FACES = 8  # of one picture, largest first
 FACE_HALF_LIFE = 0.5  # seconds
-TRACK_IOU = 0.3  # overlap from which a face is the one that was there before
 TURN_CHECKS, TURN_CHECK_STEP = 5, 10  # pictures that are looked at turned too, and how many lie from one to the next
-TRACK_MEMORY = 1.0  # seconds for which a face may be out of sight and keep its id
 MIN_FACE_SAMPLES = 3  # fewer are a detector's mistake, or somebody passing
 VOICE_BLOCK_SECONDS = 30.0
+SOUND_FRAMES = 32  # as many of FFmpeg's as are handed on together
 CONFLICT_GAP_SECONDS = 0.6  # conflicts that lie no farther apart are one
 MIN_CONFLICT_SECONDS = 1.0
 
@@ -369,38 +372,6 @@ class Resampler:
 # Faces and voices over time
 
 
-class FaceTracker:
-    """Follows faces by overlap alone: a box goes on with the id whose last box it overlaps most, or gets a new one.
-
-    The IOU tracker of Bochinski et al. (2017), matching greedily, with a memory for faces out of sight.
-    """
-
-    def __init__(self):
-        self._last: dict[int, tuple[float, Box]] = {}
-        self._next_id = 1
-
-    def __call__(self, boxes: list[Box], time: float) -> list[int]:
-        """The id of each box, at a time no earlier than the last."""
-        self._last = {id: last for id, last in self._last.items() if time - last[0] <= TRACK_MEMORY}
-        overlaps = iou(boxes, [last for _, last in self._last.values()])  # (boxes, ids)
-        pairs = [(overlap, i, id) for i, row in enumerate(overlaps) for id, overlap in zip(self._last, row)]
-        ids: dict[int, int] = {}
-        for overlap, i, id in sorted(pairs, reverse=True):
-            if overlap >= TRACK_IOU and i not in ids and id not in ids.values():
-                ids[i] = id
-        for i, box in enumerate(boxes):
-            if i not in ids:
-                ids[i], self._next_id = self._next_id, self._next_id + 1
-            self._last[ids[i]] = time, box
-        return [ids[i] for i in range(len(boxes))]
-
-
-def iou(a: list[Box], b: list[Box]) -> list[list[float]]:
-    """Intersection over union of every box of `a` with every one of `b`: a row for each of `a`."""
-    corners = (torch.tensor(boxes, dtype=torch.float64).view(-1, 4) for boxes in (a, b))
-    return box_iou(*(torch.cat([box[:, :2], box[:, :2] + box[:, 2:]], 1) for box in corners)).tolist()
-
-
 class FaceTimeline:
     """Everybody's face, from picture to picture of a video."""
 
@@ -411,11 +382,36 @@ class FaceTimeline:
         self._tracks: dict[int, list[tuple[float, Box, torch.Tensor]]] = {}  # time, box, smoothed log-posterior (C,)
         self._sums: dict[int, torch.Tensor] = {}  # of log-posteriors (C,)
         self._pictures = self._turned = 0
+        self._searched: tuple[float, list[Box]] | None = None  # the last picture that was: its time and its faces
+        self._between: tuple[float, np.ndarray, tuple[int, int]] | None = None  # the picture after it
 
     def add_frame(self, time: float, pixels: np.ndarray, size: tuple[int, int]) -> None:
         """Adds a picture (H, W, 3) uint8 of a time in seconds. `size` is the video's own width and height, in whose
-        pixels boxes are given."""
-        squares = self._recognizer.find_faces(pixels, SEARCH_SIDE)[:MAX_FACES]
+        pixels boxes are given.
+
+        Every other picture waits for the next: only where faces have moved meanwhile is it searched too.
+        """
+        if self._searched is not None and self._between is None:
+            self._between = time, pixels, size
+            return
+        squares = self._search(pixels)
+        if self._between is not None:
+            before, faces = self._searched
+            part = (self._between[0] - before) / (time - before) if time > before else 0.0
+            self._add_between(boxes_between(faces, squares, part))
+        self._add(time, pixels, size, squares)
+        self._searched = time, squares
+
+    def _search(self, pixels: np.ndarray) -> list[Box]:
+        return self._recognizer.find_faces(pixels, SEARCH_SIDE)[:MAX_FACES]
+
+    def _add_between(self, squares: list[Box] | None) -> None:
+        """Adds the picture that waits, with its faces; None where it must be searched."""
+        time, pixels, size = self._between
+        self._add(time, pixels, size, self._search(pixels) if squares is None else squares)
+        self._between = None
+
+    def _add(self, time: float, pixels: np.ndarray, size: tuple[int, int], squares: list[Box]) -> None:
         if self._pictures % TURN_CHECK_STEP == 0 and self._pictures < TURN_CHECKS * TURN_CHECK_STEP:
             self._turned += self._recognizer.face_detector.find_turned(pixels)[1] > 0
         self._pictures += 1
@@ -440,6 +436,8 @@ class FaceTimeline:
 
     def people(self) -> tuple[list[Person], torch.Tensor | None]:
         """Everybody seen for long enough, most face on screen first, and the first's mean log-posterior (1, C)."""
+        if self._between is not None:
+            self._add_between(None)
         self._score()
         emotion = self._recognizer.emotion
         area = {id: sum(box[2] * box[3] for _, box, _ in track) for id, track in self._tracks.items()}
@@ -479,8 +477,12 @@ class VoiceTimeline:
         self.centres: list[float] = []  # of the scored windows
         self.log_probs: list[torch.Tensor] = []  # of the same, (n, C) each
 
-    def add_audio(self, time: float, frame: "av.AudioFrame") -> None:
-        """Adds a piece of sound that starts at a time in seconds."""
+    def add_audio(self, pieces: "list[tuple[float, av.AudioFrame]]") -> None:
+        """Adds pieces of sound, each with the time in seconds at which it starts."""
+        for time, frame in pieces:
+            self._add(time, frame)
+
+    def _add(self, time: float, frame: "av.AudioFrame") -> None:
         if self._resample is None:
             self._channels = 1 if frame.layout.nb_channels == 1 else 2
             layout = "mono" if self._channels == 1 else "stereo"
@@ -580,15 +582,20 @@ def analyze_video(
     """
     with VideoReader(source, what) as video:
         faces, voice = FaceTimeline(recognizer), VoiceTimeline(recognizer)
-        next_look = 0.0
-        for time, frame in video:
-            if isinstance(frame, av.AudioFrame):
-                voice.add_audio(time, frame)
-            elif time >= next_look:
-                faces.add_frame(time, video.pixels(frame, CROP_SIDE), video.size)
-                next_look = (math.floor(time * SAMPLES_PER_SECOND + 1e-3) + 1) / SAMPLES_PER_SECOND - 1e-3
-            yield video.fraction
-        voice.finish()
+        next_look, sound = 0.0, []
+        with Helper() as look, Helper() as listen:
+            for time, frame in video:
+                if isinstance(frame, av.AudioFrame):
+                    sound.append((time, frame))
+                    if len(sound) == SOUND_FRAMES:
+                        listen(voice.add_audio, sound)
+                        sound = []
+                elif time >= next_look:
+                    look(faces.add_frame, time, video.pixels(frame, CROP_SIDE), video.size)
+                    next_look = (math.floor(time * SAMPLES_PER_SECOND + 1e-3) + 1) / SAMPLES_PER_SECOND - 1e-3
+                yield video.fraction
+            listen(voice.add_audio, sound)
+            listen(voice.finish)
         if video.size is None and not voice.has_sound:
             raise _unreadable()
         return _assemble(recognizer, video, faces, voice, what)

@@ -17,7 +17,7 @@ from media_emoclip import SILENCE_PEAK, Box, SpeechDetector, clip_box
 from processing_emoclip import resample
 from recognizer_emoclip import Recognizer
 from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
-from video_emoclip import TRACK_IOU, iou
+from tracking_emoclip import TRACK_IOU, iou
 
 HALF_LIFE_SECONDS = 0.5  # of the face's posterior, and of the voice's
 STOPPED_SECONDS = 3.0  # without a frame, or without sound, while the other goes on

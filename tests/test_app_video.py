@@ -27,7 +27,7 @@ def test_it_answers_what_the_pipeline_does(client, app, clip):
     assert_close(result, app.pipe(video=clip).to_dict())
     assert list(result) == list(demo.video.VideoJSON.__annotations__)
     assert list(result["timeline"][0]) == list(demo.video.TimelinePointJSON.__annotations__)
-    assert list(result["people"][0]["track"][0]) == ["label", "scores", "time", "box"]
+    assert list(result["people"][0]["track"][0]) == ["label", "scores", "unsure", "time", "box"]
     assert list(result["fused"]["scores"]) == LABELS
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import threading
 from pathlib import Path
 
 import av
@@ -19,9 +20,11 @@ from modeling_emoclip import EmoCLIPForEmotionClassification
 from pipeline_emoclip import EmotionRecognitionPipeline
 from processing_emoclip import EmoCLIPProcessor
 from results_emoclip import Emotion
+from threads_emoclip import CALLS_AHEAD, Helper
+from tracking_emoclip import FaceTracker, boxes_between, iou
 from video_emoclip import (
     FaceSample,
-    FaceTracker,
+    FaceTimeline,
     Person,
     TimelinePoint,
     VideoReader,
@@ -29,7 +32,6 @@ from video_emoclip import (
     _stretches,
     analyze_video,
     finish,
-    iou,
 )
 
 COLOURS = dict.fromkeys(LABELS, "#E69F00")
@@ -292,9 +294,68 @@ def test_overlap():
     assert iou([], [(0, 0, 2, 2)]) == [] and iou([(0, 0, 2, 2)], []) == [[]]
 
 
+def test_faces_between_two_pictures_are_on_straight_lines_where_they_moved_little():
+    before, after = [(0, 0, 100, 100), (300, 0, 50, 50)], [(304, 0, 50, 50), (4, 4, 100, 100)]
+    assert boxes_between(before, after, 0.25) == [(1, 1, 100, 100), (301, 0, 50, 50)]
+    assert boxes_between([], [], 0.5) == []
+    assert boxes_between(before, after[:1], 0.5) is None  # one has gone
+    assert boxes_between(before[:1], [(30, 0, 100, 100)], 0.5) is None  # it has moved far
+
+
+@pytest.mark.parametrize(("step", "searched"), [(2, 5), (40, 9)])  # pixels from picture to picture
+def test_faces_that_stand_still_are_looked_for_in_every_other_picture(pipe, monkeypatch, step, searched):
+    monkeypatch.setattr(pipe.recognizer, "find_faces", lambda pixels, side: [(int(pixels[0, 0, 0]), 20.0, 90.0, 90.0)])
+    looks, search = [], FaceTimeline._search
+    monkeypatch.setattr(FaceTimeline, "_search", lambda self, pixels: looks.append(pixels) or search(self, pixels))
+    faces = FaceTimeline(pipe.recognizer)
+    for i in range(9):
+        faces.add_frame(i / 5, np.full((180, 640, 3), step * i % 256, np.uint8), (640, 180))
+    [person, *_], _ = faces.people()
+    assert len(looks) == searched
+    assert [sample.time for sample in person.track][:3] == pytest.approx([0.0, 0.2, 0.4])
+    assert [sample.box[0] for sample in person.track][:3] == [0, step, 2 * step]
+
+
+def test_a_helper_works_in_turn_and_never_far_behind():
+    done, release = [], threading.Event()
+    with Helper() as helper:
+        helper(release.wait)
+        for i in range(CALLS_AHEAD - 1):
+            helper(done.append, i)
+        assert not done
+        asking = threading.Thread(target=helper, args=[done.append, CALLS_AHEAD - 1])
+        asking.start()
+        asking.join(0.05)
+        assert asking.is_alive()  # it waits, for there are enough
+        release.set()
+        asking.join()
+    assert done == list(range(CALLS_AHEAD))
+
+
+def test_what_a_helper_raises_is_raised_and_nothing_is_done_after_the_end():
+    def fail():
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"), Helper() as helper:
+        helper(fail)
+    done, started, release = [], threading.Event(), threading.Event()
+
+    def slow():
+        started.set()
+        release.wait()
+
+    with pytest.raises(KeyError), Helper() as helper:
+        helper(slow)
+        helper(done.append, 1)
+        started.wait()
+        threading.Timer(0.05, release.set).start()
+        raise KeyError
+    assert not done
+
+
 def test_a_person_moves_evenly_between_two_looks_and_is_not_guessed_through_a_long_absence():
     track = [FaceSample("sad", {}, False, time, (100 * time, 0, 10, 10)) for time in (0.0, 0.2, 2.0)]
-    person = Person("sad", {}, 1, track)
+    person = Person("sad", {}, False, 1, track)
     assert person.at(0.1).box[0] == pytest.approx(10)
     assert person.at(0.2) is track[1] and person.at(2.0) is track[2]
     assert person.at(1.0) is None and person.at(-0.1) is None and person.at(2.1) is None
@@ -312,11 +373,10 @@ def test_moments_obey_the_rule_of_conflict(result):
     for moment in result.moments:
         assert moment.agreement < 0 and moment.face != moment.voice
         assert moment.end - moment.start >= 1.0
-    flags = [
-        bool(point.agreement is not None and point.agreement < 0 and point.face.label != point.voice.label)
-        for point in result.timeline
-    ]
-    assert flags == [point.conflict for point in result.timeline]
+    flags = [point.conflict for point in result.timeline]
+    assert all(
+        point.agreement < 0 and point.face.label != point.voice.label for point in result.timeline if point.conflict
+    )
     assert len(result.moments) <= len(list(_stretches(flags)))
 
 
@@ -345,7 +405,7 @@ def test_a_voice_without_a_person_has_rows_of_its_own():
     emotion = Emotion("sad", {"happy": 0.2, "sad": 0.8}, unsure=False)
     point = TimelinePoint(0.0, None, emotion, emotion, None)
     rows = list(VideoResult(0.2, voice=emotion, fused=emotion, timeline=[point]).rows())
-    assert len(rows) == 2 and rows[1][:2] == [0.0, None] and rows[1][9:12] == ["sad", 0.2, 0.8]
+    assert len(rows) == 2 and rows[1][:2] == [0.0, None] and rows[1][10] == "sad" and rows[1][12:14] == [0.2, 0.8]
 
 
 def test_the_annotated_video_plays_keeps_its_sound_and_boxes_the_faces(result, clip, tmp_path):
