@@ -21,7 +21,16 @@ import av
 import httpx
 import numpy as np
 import pytest
-from helpers import ASTRONAUT, JSON, ROOT, encode_audio, reading, scan_bomb
+from helpers import (
+    ASTRONAUT,
+    JSON,
+    ROOT,
+    broken_photos,
+    broken_recordings,
+    encode_audio,
+    reading,
+    scan_bomb,
+)
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -155,7 +164,7 @@ def send_numbers(attacker: Visitor) -> None:
     def send() -> None:
         with attacker.connect(max_size=None, compression=None) as socket, contextlib.suppress(ConnectionClosed):
             socket.send(GREETING)
-            for _ in range(10):
+            for _ in range(2):
                 socket.send(NUMBERS)
 
     at_once(limits.SOCKETS_PER_ADDRESS, send)
@@ -216,9 +225,29 @@ def ask_recordings_and_cancel(attacker: Visitor) -> None:
         ask(str(session))
 
 
+def ask_broken_files(attacker: Visitor) -> None:
+    files = [data for data, _ in (*broken_photos().values(), *broken_recordings().values()) if data]
+
+    def ask(data: bytes) -> None:
+        file = attacker.upload(data)
+        assert attacker.ask("analyze", file, file)["messages"]
+
+    with ThreadPoolExecutor(4) as pool:
+        for asking in [pool.submit(ask, data) for data in files]:
+            asking.result()
+
+
 @pytest.mark.parametrize(
     "attack",
-    [send_numbers, post_numbers, send_scan_bombs, ask_scan_bombs, ask_photos, ask_recordings_and_cancel],
+    [
+        send_numbers,
+        post_numbers,
+        send_scan_bombs,
+        ask_scan_bombs,
+        ask_photos,
+        ask_recordings_and_cancel,
+        ask_broken_files,
+    ],
 )
 def test_a_neighbour_is_answered_meanwhile(attack, attacker, visit, patience):
     assert is_served(attack.__name__, lambda: worst(lambda: attack(attacker), visit), patience)
