@@ -8,6 +8,7 @@ is dropped with the connection. `Line` says who streams and who waits, `Live` ho
 
     page -> {"sampling_rate": 16000}                                                   once, first, within 5 s
     page -> b"F" + seconds + JPEG; b"S" + seconds + samples    float64; int16, mono, that ended then; little-endian
+    page -> b"N" + seconds + b"\1", or + b"\0"                 five seconds of a neutral person begin; or are dropped
     page <- {"type": "waiting", "before": 2}                                           until there is a place
     page <- {"type": "ready"}                                                          from now on it may send
     page <- {"type": "answer", ...}, a `LiveAnswer`                                    after each frame and each window
@@ -56,7 +57,8 @@ class LiveJSON(TypedDict):
 
 def live_tab(live: "Live") -> None:
     """The tab's content, which its script brings to life, and its endpoint."""
-    gr.HTML(live_page(), js_on_load=module("live.js"), padding=False, elem_id="live")
+    knows_neutral = live.recognizer.model.config.neutral is not None
+    gr.HTML(live_page(knows_neutral), js_on_load=module("live.js"), padding=False, elem_id="live")
 
     def live_places() -> LiveJSON:
         """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what
@@ -207,6 +209,8 @@ class _Visitor:
             if data[:1] == b"F":
                 self._frame = data[9:], seconds
                 self._news.set()
+            elif data[:1] == b"N":
+                self._session.learn_neutral(wanted=data[9] > 0)
             else:
                 whole = 9 + (len(data) - 9) // 2 * 2
                 samples = np.frombuffer(data[9:whole], "<i2").astype(np.float32) / 2**15
@@ -235,6 +239,8 @@ class _Visitor:
                 if frame:
                     await live.run(session.add_frame, *frame)
                     await self._send({"type": "answer", **session.answer()})
+                if session.neutral_due:
+                    await live.run(session.settle_neutral)
                 if session.window_due:
                     await live.run(session.score_window)
                     await self._send({"type": "answer", **session.answer()})

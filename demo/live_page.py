@@ -8,8 +8,9 @@ from results_emoclip import Emotion
 GAME = "Seven prompts in thirty seconds, such as “Look happy, sound angry”"
 
 
-def live_page() -> str:
-    """The tab's content."""
+def live_page(knows_neutral: bool) -> str:
+    """The tab's content. `knows_neutral`: whether the model can answer relative to a person's baseline."""
+    neutral = '<button type="button" class="neutral">This is me, neutral</button>' if knows_neutral else ""
     empty = Emotion("", dict.fromkeys(COLOURS, 0.0), unsure=False)
     cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     emotions = "".join(
@@ -38,12 +39,15 @@ def live_page() -> str:
       </div>
       <ul class="messages" aria-live="polite"></ul>
       <div class="prompt" role="status" hidden><b></b><span class="track"><i></i></span><small></small></div>
+      <div class="prompt resting" role="status" hidden><b>Rest your face, and talk in your normal voice</b>
+        <span class="track"><i></i></span></div>
       <div class="rate expert" aria-hidden="true"></div>
     </div>
     <div class="controls">
       <div class="hearing"><span class="heard">microphone off</span>
         <div class="level" aria-hidden="true"><i></i></div></div>
       <div class="tools">
+        {neutral}
         <button type="button" class="play" title="{GAME}">Play 30 s</button>
         <button type="button" class="share">Make a card</button>
         <button type="button" class="minute expert">Download CSV</button>

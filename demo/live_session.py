@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from demo import limits
+from demo import limits, neutral
+from demo.neutral import Resting
 from demo.verdict import Held, derived, likeliest, tag
 from files_emoclip import count_scans
-from media_emoclip import SILENCE_PEAK, Box, SpeechDetector, clip_box
+from media_emoclip import SILENCE_PEAK, Box, InputError, SpeechDetector, clip_box
 from processing_emoclip import resample
 from recognizer_emoclip import Recognizer
 from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
@@ -33,6 +34,7 @@ class LiveAnswer(TypedDict):
 
     time: float | None  # of the newest frame that was scored, in the page's own seconds
     size: tuple[int, int] | None  # that frame's width and height: the box is in its pixels
+    neutral: str | None  # "learning" for five seconds, then "known" where the answers are relative to a baseline
     hearing: str | None  # "speech", "listening" or "silent"; None before there was any sound
     headline: str  # held against flicker
     labels: list[str]  # the emotions that it names, none to two
@@ -58,7 +60,9 @@ class LiveSession:
     """
 
     def __init__(self, recognizer: Recognizer, sampling_rate: int = SpeechDetector.sampling_rate):
-        self.recognizer = recognizer
+        self.recognizer = self._plain = recognizer
+        self._resting: Resting | None = None  # while a visitor shows what is neutral
+        self._neutral_failed = ""
         self._rate = sampling_rate
         self._sound = np.zeros(0, np.float32)  # the last contiguous seconds, a window at most
         self._sound_end: float | None = None  # in the page's seconds
@@ -98,6 +102,8 @@ class LiveSession:
         with self._timed("recognise"):
             faces = self.recognizer.frame_faces(pixels, [square])
             log_probs = self.recognizer.face_log_probs(faces.crops)[0]
+        if self._resting is not None:
+            self._resting.faces = faces
         if self._face is None:
             self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = max(time, self._face_time)
@@ -120,6 +126,8 @@ class LiveSession:
         self._sound_end = time
         window = round(self.recognizer.window_seconds * self._rate)
         self._sound = np.concatenate([self._sound, samples])[-window:]
+        if self._resting is not None:
+            self._resting.add_audio(samples)
         self._heard += len(samples)
         self._unscored += len(samples)
         self._silent = self._silent + len(samples) if np.ptp(samples) / 2 < SILENCE_PEAK else 0
@@ -145,6 +153,29 @@ class LiveSession:
             emotion = self.recognizer.emotion(self._voice_log_probs, "voice")
             self._voice = VoiceResult(**vars(emotion), segments=voice.segments)
 
+    def learn_neutral(self, wanted: bool) -> None:
+        """Drops the visitor's baseline; where one is wanted, the next seconds make another."""
+        self.recognizer, self._neutral_failed = self._plain, ""
+        self._resting = Resting(self._now + neutral.SECONDS, self._rate) if wanted else None
+
+    @property
+    def neutral_due(self) -> bool:
+        """Whether the seconds that make a baseline are over."""
+        return self._resting is not None and self._now >= self._resting.end
+
+    def settle_neutral(self) -> None:
+        """Makes the baseline: from now on, answers are relative to it."""
+        resting, self._resting = self._resting, None
+        try:
+            self.recognizer = resting.adapted(self._plain)
+        except InputError as error:
+            self._neutral_failed = " ".join(error.sentences)
+
+    @property
+    def _now(self) -> float:
+        """In the page's seconds."""
+        return max(self._time or 0.0, self._sound_end or 0.0)
+
     def answer(self) -> LiveAnswer:
         """The state, for the page."""
         self._forget_what_stopped()
@@ -153,7 +184,7 @@ class LiveSession:
         headline, line = "Nobody seen or heard", "Look at the camera, or say something."
         if face is not None or voice is not None:
             [(result.fused, result.agreement)] = self.recognizer.fuse(face, voice)
-        said = self._held(result, max(self._time or 0.0, self._sound_end or 0.0))
+        said = self._held(result, self._now)
         if said.labels:
             headline, line = said.headline, said.line(result)
         valence, arousal = derived(result.fused) if result.fused else (0.0, 0.0)
@@ -163,11 +194,14 @@ class LiveSession:
             hearing = "speech" if self._voice else "silent" if silent else "listening"
         if self._time is not None and self._face is None:
             result.messages.append("There is no face in the picture: come closer, or turn towards the light.")
+        if self._neutral_failed:
+            result.messages.append(self._neutral_failed)
         if hearing == "silent":
             result.messages.append("Nothing comes from the microphone: is it muted?")
         return {
             "time": self._time,
             "size": self._size,
+            "neutral": "learning" if self._resting else "known" if self.recognizer.baseline else None,
             "hearing": hearing,
             "headline": headline,
             "labels": list(said.labels),
@@ -187,7 +221,7 @@ class LiveSession:
 
     def _forget_what_stopped(self) -> None:
         """A camera or a microphone that went away takes its face or voice with it, though the other goes on."""
-        now = max(self._time or 0.0, self._sound_end or 0.0)
+        now = self._now
         if self._time is not None and now - self._time > STOPPED_SECONDS:
             self._time = self._face = self._face_log_probs = None
             self._others = []

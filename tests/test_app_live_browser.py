@@ -205,6 +205,32 @@ def drawn(page) -> int:
     )
 
 
+def test_this_is_me_neutral_is_one_button_and_dropped_with_one(open_page, screenshots):
+    page = open_page("Live")
+    start(page)
+    until_answered(page)
+    before = neutral_score(page)
+    page.get_by_role("button", name="This is me, neutral").click()
+    expect(page.locator(".live .resting")).to_be_visible()
+    page.screenshot(path=screenshots / "neutral.png")
+    drop = page.get_by_role("button", name="Drop my neutral")
+    expect(drop).to_be_visible(timeout=20_000)
+    expect(page.locator(".live .resting")).to_be_hidden()
+    page.wait_for_function(NEUTRAL_SCORE + f" > {before}")
+    drop.click()
+    expect(page.get_by_role("button", name="This is me, neutral")).to_be_visible()
+    page.wait_for_function(NEUTRAL_SCORE + f" <= {before}")
+
+
+NEUTRAL_SCORE = (
+    """parseInt(document.querySelector('.live .bars[aria-label="Face"] [data-label="neutral"] .score').textContent)"""
+)
+
+
+def neutral_score(page) -> int:
+    return page.evaluate(NEUTRAL_SCORE)
+
+
 # --- The game, the card, the minute
 
 

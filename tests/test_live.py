@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from websockets.sync.client import connect
 
 from demo import limits
+from demo import neutral as resting
 from demo.live import Line, Live
 from demo.live_session import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, LiveSession
 from demo.verdict import HELD_SECONDS
@@ -199,6 +200,48 @@ def test_a_microphone_at_another_rate_is_heard_alike(app, session, speech):
     say(session, speech)
     ours, theirs = session.answer()["result"]["voice"], other.answer()["result"]["voice"]
     assert all(abs(ours["scores"][label] - theirs["scores"][label]) < 0.1 for label in LABELS[:-1])
+
+
+def test_a_visitors_own_neutral_is_learnt_kept_and_dropped(session, face, speech):
+    """Five seconds; what it then says of that face and that voice is nearer to neutral."""
+
+    def show(start: float, seconds: float) -> float:
+        for i in range(round(4 * seconds)):
+            start += 0.25
+            piece = np.roll(speech, -i * RATE // 4)[: RATE // 4]
+            session.add_audio(piece, start)
+            session.add_frame(face, start)
+            if session.neutral_due:
+                session.settle_neutral()
+            if session.window_due:
+                session.score_window()
+        return start
+
+    def neutral() -> list[float]:
+        result = session.answer()["result"]
+        return [result[source]["scores"]["neutral"] for source in ("face", "voice")]
+
+    end = show(0.0, 3)
+    before = neutral()
+    assert session.answer()["neutral"] is None
+    session.learn_neutral(wanted=True)
+    end = show(end, resting.SECONDS - 0.5)
+    assert session.answer()["neutral"] == "learning"
+    end = show(end, 3)
+    assert session.answer()["neutral"] == "known"
+    known = neutral()
+    assert all(now > then for now, then in zip(known, before))
+    session.learn_neutral(wanted=False)
+    show(end, 6)
+    assert session.answer()["neutral"] is None and all(now < then for now, then in zip(neutral(), known))
+
+
+def test_of_nobody_no_neutral_is_learnt(session, wall):
+    session.learn_neutral(wanted=True)
+    session.add_frame(wall, resting.SECONDS)
+    session.settle_neutral()
+    answer = session.answer()
+    assert answer["neutral"] is None and "neither a face nor speech" in answer["result"]["messages"][1]
 
 
 def test_a_silent_microphone_is_told(session):

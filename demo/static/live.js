@@ -7,6 +7,7 @@ import { download, toCSV } from "./csv.js";
 import { loudness, openDevices, openSound } from "./devices.js";
 import { readEmotions } from "./emotions.js";
 import { Game } from "./game.js";
+import { Neutral } from "./neutral.js";
 import { Preview } from "./preview.js";
 import { drawTimeline, SECONDS } from "./timeline.js";
 import { View } from "./view.js";
@@ -22,6 +23,7 @@ export function start(element) {
   const video = find("video.camera"), toggle = find(".toggle"), canvas = find(".timeline canvas");
   const emotions = readEmotions(live), view = new View(live, emotions);
   const game = new Game(live, emotions), card = new Card(live, emotions);
+  const neutral = new Neutral(live, (wanted) => visit.connection.send("N", visit.clock(), new Uint8Array([wanted])));
   let preview = null; // until the first visit
   let visit = null; // everything of one visit; null when nothing runs, so that nothing of the last is left
 
@@ -64,6 +66,7 @@ export function start(element) {
       message: (message) => receive(mine, message),
       lost: () => {
         game.end();
+        neutral.show(null, 0); // the server forgot it with the connection
         age(mine);
         show("lost", "The connection was lost: trying again …");
       },
@@ -91,6 +94,7 @@ export function start(element) {
     visit = null;
     if (old) close(old);
     game.end();
+    neutral.show(null, 0);
     card.close();
     video.srcObject = null;
     delete live.dataset.stage;
@@ -143,6 +147,7 @@ export function start(element) {
     live.dataset.hearing = answer.hearing ?? "";
     drawTimeline(canvas, emotions, mine.moments, now);
     game.hear(answer);
+    neutral.show(answer.neutral, now);
     if (now - mine.spoken > SPOKEN_SECONDS) {
       mine.spoken = now;
       find(".sr-only").textContent = answer.headline;
