@@ -148,7 +148,7 @@ def charts(results: dict[str, Any], num_taught: dict[str, int]) -> str:
     reliabilities = "".join(_reliability(head, results[head]["reliability"]) for head in known)
     return (
         '<section class="chart" aria-label="How often it is right"><h2>How often it is right</h2>'
-        f"{_headlines(results)}<p>On {where} that it had never met. "
+        f"{_headlines(results)}<p>On the test data: {where}. "
         "Face and voice together are pairs of people who never met.</p></section>"
         f'<section class="chart" aria-label="What it confuses"><h2>What it confuses</h2>'
         f'<div class="pair">{confusions}</div></section>'
