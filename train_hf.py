@@ -37,6 +37,7 @@ from training.evaluation import evaluate_split
 from training.model_card import write_card
 from training.report import markdown_table, write_results
 from training.splits import subsample
+from training.words import fit_emotion_cosine
 
 logger = logging.getLogger("emoclip")
 
@@ -126,6 +127,8 @@ def main():
     folder, model, processor = Path(args.output_dir), trainer.model, trainer.processor
     chosen_by = (subsample(corpus.validation, data_args.max_eval_samples, args.seed) for corpus in (faces, voices))
     calibrate(model, processor, *chosen_by)
+    if model.config.word_vector_size is not None:
+        fit_emotion_cosine(model, processor)
     save_all(model, processor, folder)
     data = trainer.train_dataset
     rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}

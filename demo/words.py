@@ -20,12 +20,17 @@ EMPTY = placeholder(
     "How close is a word?", "Write a few, add a photo or a recording and press Compare, or pick an example."
 )
 
+#: Of a word such as "table".
+NO_EMOTION = "The word itself does not seem to mean an emotion, so how close it is says little"
+
 Source = Literal["face", "voice"]
 
 
 class WordJSON(TypedDict):
     word: str
     trained: bool
+    emotion: str
+    emotional: bool | None
     face: float | None
     voice: float | None
 
@@ -92,10 +97,12 @@ def compare_words_endpoint(pipe: EmotionRecognitionPipeline) -> Callable[..., Wo
             audio: a recording of speech: an uploaded file, a base64 data: URL, or null.
 
         Returns:
-            A dict with "words", in the order given, each {"word", "trained", "face", "voice"}: "face" and "voice" are
-            cosines of the embeddings, from -1 to 1, null where there is no such source; "trained" is false for words
-            that were not in training, of which it may know nothing. "emotions" are the same for each of the seven
-            emotions with all its words, for scale. "messages" are sentences about what could not be used, and why.
+            A dict with "words", in the order given, each {"word", "trained", "emotion", "emotional", "face", "voice"}:
+            "face" and "voice" are cosines of the embeddings, from -1 to 1, null where there is no such source;
+            "emotion" is what the word itself means, and "emotional" false where that seems to be no emotion, null
+            where the model cannot tell; "trained" is false for words that were not in training. "emotions" are the
+            same for each of the seven emotions with all its words, for scale. "messages" are sentences about what
+            could not be used, and why.
         """
         try:
             return closeness(pipe, word_list(words), uploaded(image), uploaded(audio)).to_dict()
@@ -168,6 +175,8 @@ def words_view(result: WordsResult, held_out: str) -> str:
     scales = "".join(_scale(name, result) for name in sources)
     new = any(not word.trained for word in result.words)
     note = f'<p class="note"><b>new</b>: not among the words it was trained on. {held_out}</p>' if new else ""
+    if any(word.emotional is False for word in result.words):
+        note += f'<p class="note"><b>no emotion</b>: {NO_EMOTION[0].lower()}{NO_EMOTION[1:]}.</p>'
     return f"""
 <div class="answer">
   {messages(result.messages)}
@@ -179,6 +188,8 @@ def words_view(result: WordsResult, held_out: str) -> str:
 
 def _word(word: WordCloseness, result: WordsResult, sources: list[Source]) -> str:
     mark = "" if word.trained else '<abbr class="new" title="Not among the words it was trained on">new</abbr>'
+    if word.emotional is False:
+        mark += f'<abbr class="new" title="{NO_EMOTION}">no emotion</abbr>'
     tracks = ""
     for name in sources:
         cosine = getattr(word, name)

@@ -3,6 +3,7 @@
 import functools
 import io
 import math
+import re
 import shutil
 import tarfile
 import zlib
@@ -19,12 +20,21 @@ import torch
 import torchaudio.functional as AF
 from datasets import Audio, ClassLabel, Dataset, Features, Value
 from PIL import Image, ImageOps
+from safetensors.torch import save_file
 
 from configuration_emoclip import LABELS as EMOTIONS
 from configuration_emoclip import VOICE_LABELS, EmoCLIPConfig
+from make_word_vectors import make_tokenizer, quantized
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor, VoiceExtractor
-from training.prompts import TEMPLATES, fill_templates, split_words, train_tokenizer
+from training.prompts import (
+    TEMPLATES,
+    WORD_VECTORS_FILE,
+    emotion_words,
+    fill_templates,
+    read_words,
+    train_tokenizer,
+)
 
 ROOT = Path(__file__).parent.parent
 ASTRONAUT, ADMIRAL = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "grace-hopper.jpg"
@@ -135,7 +145,7 @@ def wav(samples: np.ndarray, rate: int = 16_000) -> bytes:
 def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProcessor]:
     """A model of TINY and these further fields of its configuration, and its processor."""
     torch.manual_seed(0)
-    words, _ = split_words()
+    words = emotion_words("train")
     config = EmoCLIPConfig(**{**TINY, "words": words, "prompt_templates": list(TEMPLATES), **fields})
     sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
     processor = EmoCLIPProcessor(
@@ -144,6 +154,24 @@ def tiny_parts(**fields) -> tuple[EmoCLIPForEmotionClassification, EmoCLIPProces
         train_tokenizer(sentences, 512, 32),
     )
     return EmoCLIPForEmotionClassification(config).eval(), processor
+
+
+def write_word_vectors(folder: Path) -> Path:
+    """Word vectors, as make_word_vectors.py writes them, in which every word of the list, of whatever split, says what
+    it means."""
+    meanings = [*EMOTIONS, "thing", "other"]
+    meaning_of = {}
+    for split in ("train", "validation", "test"):
+        for meaning, words in read_words(split).items():
+            for token in re.findall("[a-z]+", " ".join(words)):
+                meaning_of.setdefault(token, meanings.index(meaning))
+    for token in re.findall("[a-z]+", " ".join(TEMPLATES)):
+        meaning_of[token] = len(meanings)
+    specials = [len(meanings) + i for i in (1, 2, 3)]
+    rows = torch.tensor([specials[0], specials[0], *meaning_of.values(), *specials[1:]])
+    save_file(quantized(torch.eye(13)[rows]), folder / WORD_VECTORS_FILE)
+    make_tokenizer(meaning_of).save_pretrained(folder)
+    return folder
 
 
 def encode_image(image: Image.Image, format: str, **options) -> bytes:

@@ -11,7 +11,15 @@ from helpers import SMALL_EXTRACTOR, numbered_faces, numbered_voices
 from configuration_emoclip import LABELS
 from training.dataset import FaceVoiceDataset, TrainingDataset
 from training.labels import vote_targets, votes_for
-from training.prompts import TEMPLATES, WORDS, fill_templates, split_words, tokenize_prompts, train_tokenizer
+from training.prompts import (
+    TEMPLATES,
+    WORD_LIST,
+    emotion_words,
+    fill_templates,
+    read_words,
+    tokenize_prompts,
+    train_tokenizer,
+)
 
 
 def pairs(seed: int = 0, prompts: list[torch.Tensor] | None = None) -> FaceVoiceDataset:
@@ -141,27 +149,30 @@ def test_a_batch_holds_the_votes_of_its_own_rows():
 # --- Words
 
 
-def test_thirty_words_an_emotion_a_fifth_of_them_held_out():
-    assert set(WORDS) == set(LABELS) and len(TEMPLATES) == len(set(TEMPLATES)) == 10
+def test_no_word_of_the_list_means_two_things_or_is_in_two_splits():
+    assert len(TEMPLATES) == len(set(TEMPLATES)) == 10
     assert all(template.count("{}") == 1 for template in TEMPLATES)
-    trained, held_out = split_words()
-    every = [word for words in WORDS.values() for word in words]
-    assert len(every) == len(set(every)), "a word of two emotions"
-    for label in LABELS:
-        assert len(WORDS[label]) >= 30
-        assert len(held_out[label]) == len(WORDS[label]) // 5
-        assert not set(trained[label]) & set(held_out[label])
-        assert set(trained[label]) | set(held_out[label]) == set(WORDS[label])
-        assert all(word == word.strip() and word for word in WORDS[label])
+    splits = {split: read_words(split) for split in ("train", "validation", "test")}
+    every = [word for groups in splits.values() for words in groups.values() for word in words]
+    assert len(every) == len(set(every)) > 1_500
+    assert all(word == " ".join(word.split()) != "" for word in every)
+    assert all(set(groups) == {*LABELS, "thing", "other"} for groups in splits.values())
+    assert sum(map(len, emotion_words("test").values())) == len(splits["test"]["thing"]) == 200
     assert fill_templates(["glad"], ["so {}", "{}"]) == ["so glad", "glad"]
 
 
+def test_the_word_list_says_how_it_came_about():
+    header = [line for line in WORD_LIST.read_text().splitlines() if line.startswith("#")]
+    assert "WordNet 3.0: Copyright 2006 by Princeton University" in " ".join(header)
+
+
 def test_each_row_has_a_prompt_that_speaks_of_its_emotion_and_no_other_row_length():
-    trained, _ = split_words()
+    trained = emotion_words("train")
     sentences = {label: set(fill_templates(trained[label])) for label in LABELS}
     tokenizer = train_tokenizer([s for group in sentences.values() for s in group], 1024, 32)
     prompts = tokenize_prompts(tokenizer, trained)
-    assert [len(p) for p in prompts] == [10 * len(trained[label]) for label in LABELS]
+    others = read_words("train")["thing"] + read_words("train")["other"]
+    assert [len(p) for p in prompts] == [10 * len(words) for words in (*trained.values(), others)]
     assert all(p.shape[1] == prompts[0].shape[1] <= 32 for p in prompts)
     dataset = pairs(prompts=prompts)
     batch = dataset.__getitems__(range(len(dataset)))
@@ -170,3 +181,11 @@ def test_each_row_has_a_prompt_that_speaks_of_its_emotion_and_no_other_row_lengt
     dataset.set_epoch(1)
     assert len(set(texts)) > 90
     assert not torch.equal(dataset.__getitems__(range(len(dataset)))["input_ids"], batch["input_ids"])
+
+
+def test_a_training_batch_has_prompts_without_an_emotion_beside_those_of_its_faces():
+    prompts = [torch.full((3, 4), label) for label in range(len(LABELS) + 1)]
+    dataset = TrainingDataset(numbered_faces(), numbered_voices(), SMALL_EXTRACTOR, prompts, batch_size=16)
+    batch = dataset.__getitems__(range(16, 32))
+    assert torch.equal(batch["text_labels"], torch.cat([batch["face_labels"], torch.full((4,), -1)]))
+    assert batch["input_ids"][:, 0].tolist() == [*batch["face_labels"].tolist(), *[len(LABELS)] * 4]

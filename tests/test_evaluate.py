@@ -244,7 +244,7 @@ def test_figures_of_no_rows_are_left_out(parts):
     voices = Dataset.from_dict({"voice": [voice], "label": [LABELS.index("sad")]})
     corpora = (Corpus(split, split, split, "validation", "test") for split in (faces, voices))
     results = evaluate_split(*parts, *corpora, "test")
-    assert set(results) == {"splits", "face", "face_ten_crops", "voice", "words"}
+    assert set(results) == {"splits", "face", "face_ten_crops", "voice", "words", "texts"}
     assert "NaN" not in json.dumps(results) and "| face, one crop | test | 1 |" in markdown_table(results)
 
 
@@ -393,11 +393,13 @@ def test_one_command_prints_and_writes_every_figure_with_n_and_needs_no_network(
         assert 0 <= results["face"][name] <= 1 and 0 <= results["voice"][name] <= 1
     assert results["splits"] == {"face": "PublicTest+PrivateTest", "voice": "fold 0"}
     assert done.stdout.strip() == markdown_table(results)
-    main, unsure, recall = done.stdout.strip().split("\n\n")
+    main, unsure, recall, texts = done.stdout.strip().split("\n\n")
     rows = [line.split("|") for line in main.splitlines()[2:]]
     assert [int(cells[3].replace(",", "")) for cells in rows] == [21, 21, 21, 6, 18, 18, 18, 18, 21, 6, 21, 6]
     assert [line.split("|")[1].strip() for line in recall.splitlines()[2:]] == ["face", "voice"]
     assert [line.split("|")[1].strip() for line in unsure.splitlines()[2:]] == ["faces, as acted", "voices, as acted"]
+    assert [int(line.split("|")[2]) for line in texts.splitlines()[2:]] == [200, 400, 300]
+    assert f"accuracy {100 * results['texts']['emotion']['accuracy']:.1f} %" in texts
     assert f"**{100 * results['face']['accuracy']:.1f}**" in done.stdout
 
 

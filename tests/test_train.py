@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from datasets import Dataset
-from helpers import TINY, write_faces, write_voices
+from helpers import TINY, write_faces, write_voices, write_word_vectors
 from safetensors.torch import load_file
 from torch import nn
 
@@ -29,7 +29,7 @@ from processing_emoclip import EmoCLIPProcessor
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 from training.build import build_model, build_processor, class_shares
 from training.checkpoints import find_flaw, find_start
-from training.prompts import train_tokenizer
+from training.prompts import WORD_VECTORS_FILE, train_tokenizer
 from training.sources import load_faces
 from training.trainer import EmoCLIPTrainer
 
@@ -148,6 +148,19 @@ def test_one_epoch_ends_with_a_folder_that_loads_and_answers(trained):
     code = {path.name for path in ROOT.glob("*_emoclip.py")}
     assert len(code) > 7 and code <= {path.name for path in trained.iterdir()}
     assert not list(trained.glob("*.bin"))
+
+
+def test_a_training_starts_from_word_vectors_and_ends_with_marks(folder, train):
+    (folder / "vectors").mkdir()
+    train(folder, "words", word_vectors=str(write_word_vectors(folder / "vectors")))
+    model = EmoCLIPForEmotionClassification.from_pretrained(folder / "words")
+    assert model.config.word_vector_size == 13 and -1 < model.config.emotion_cosine < 1
+    table = load_file(folder / "vectors" / WORD_VECTORS_FILE)
+    assert torch.equal(model.emoclip.text_model.embeddings.token_embedding.weight, table["weight"])
+    processor = EmoCLIPProcessor.from_pretrained(folder / "words")
+    assert processor.tokenizer.tokenize("livid") == ["livid"]
+    results = json.loads((folder / "words" / "results.json").read_text())
+    assert set(results["texts"]["thing"]) == {"n", "auroc", "marked", "unmarked"}
 
 
 def test_its_config_says_what_the_heads_were_taught(trained, folder):

@@ -22,6 +22,10 @@ class ModelArguments:
         default=None,
         metadata={"help": "a CLIP ViT for the image tower to start from, folder or Hub id"},
     )
+    word_vectors: str | None = field(
+        default=None,
+        metadata={"help": "word vectors for the text tower to start from, a folder made by make_word_vectors.py"},
+    )
     freeze: list[str] = field(
         default_factory=list, metadata={"help": "towers that are not trained: any of image, audio, text"}
     )

@@ -1,9 +1,12 @@
 """All that a training needs, made in this order: the processor, the data for its extractor, the model, the trainer."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
@@ -12,11 +15,20 @@ from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
 from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor, check_range
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 from training.dataset import HEADS, FaceVoiceDataset, TrainingDataset, voice_tensors
-from training.prompts import TEMPLATES, fill_templates, split_words, tokenize_prompts, train_tokenizer
+from training.prompts import (
+    TEMPLATES,
+    WORD_VECTORS_FILE,
+    emotion_words,
+    fill_templates,
+    tokenize_prompts,
+    train_tokenizer,
+)
 from training.sources import load_faces, load_voices
 from training.splits import Corpus, relabel_by_votes, split_voices, subsample
 from training.trainer import EmoCLIPTrainer
 
+#: What the text tower is trained on, as fields of the configuration.
+PROMPTS = {"words": emotion_words("train"), "prompt_templates": list(TEMPLATES)}
 #: Rows of a process from which batch norm takes statistics of its own rows alone.
 MIN_OWN_STATISTICS = 1_024
 
@@ -33,19 +45,43 @@ def untrained_config(model_args: ModelArguments, **fields) -> EmoCLIPConfig:
     if model_args.vision_model:
         clip_config = CLIPVisionConfig.from_pretrained(model_args.vision_model)
         overrides["vision_config"] = {"tower": "clip_vision_model", "clip_config": clip_config.to_dict()}
-    words, _ = split_words()
-    return EmoCLIPConfig(**{**fields, "words": words, "prompt_templates": list(TEMPLATES), **overrides})
+    if model_args.word_vectors:
+        overrides |= word_fields(model_args.word_vectors, overrides.get("text_config") or {})
+    return EmoCLIPConfig(**{**fields, **PROMPTS, **overrides})
+
+
+def read_word_vectors(folder: str) -> tuple[PreTrainedTokenizerFast, dict[str, torch.Tensor]]:
+    """The tokenizer and the state of `WordVectors` that make_word_vectors.py made.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
+    path = Path(folder) / WORD_VECTORS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no word vectors in {folder}: make them by make_word_vectors.py {folder}")
+    return PreTrainedTokenizerFast.from_pretrained(folder), load_file(path)
+
+
+def word_fields(folder: str, text_config: dict) -> dict:
+    """The fields of a configuration whose text tower has the word vectors of a folder, and else this text_config."""
+    tokenizer, table = read_word_vectors(folder)
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    vocabulary, size = table["weight"].shape
+    return {"word_vector_size": size, "text_config": {**text_config, **tokens, "vocab_size": vocabulary}}
 
 
 def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
-    """The processor: that of `init_from`, or one for an untrained model, with a tokenizer trained on the prompts; its
-    mel images have the range `top_db`, where that is given.
+    """The processor: that of `init_from` or one for an untrained model, with the tokenizer of the word vectors and the
+    range `top_db` of mel images where these are given.
 
     Raises:
         ValueError: the range is none, or the voices are no mel images.
+        OSError: there are no word vectors.
     """
     processor = EmoCLIPProcessor.from_pretrained(model_args.init_from) if model_args.init_from else None
     processor = processor or untrained_processor(model_args)
+    if model_args.init_from and model_args.word_vectors:
+        processor.tokenizer, _ = read_word_vectors(model_args.word_vectors)
     if model_args.top_db is not None:
         if processor.feature_extractor.input_name != "input_features":
             raise ValueError("This model's audio tower reads recordings, and no mel images: leave out --top_db.")
@@ -54,16 +90,21 @@ def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
 
 
 def untrained_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
-    """The processor of a model that starts from no EmoCLIP."""
+    """The processor of a model that starts from no EmoCLIP, with the tokenizer of the word vectors, or one trained
+    on the prompts."""
     config = untrained_config(model_args)
-    words, _ = split_words()
-    sentences = [sentence for label in LABELS for sentence in fill_templates(words[label])]
-    text, side = config.text_config, config.vision_config.image_size
+    if model_args.word_vectors:
+        tokenizer, _ = read_word_vectors(model_args.word_vectors)
+    else:
+        sentences = [sentence for words in PROMPTS["words"].values() for sentence in fill_templates(words)]
+        text = config.text_config
+        tokenizer = train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings)
+    side = config.vision_config.image_size
     statistics = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD} if model_args.vision_model else {}
     return EmoCLIPProcessor(
         EmoCLIPImageProcessor(size={"height": side, "width": side}, **statistics),
         VOICE_EXTRACTORS[config.audio_config.tower](),
-        train_tokenizer(sentences, text.vocab_size, text.max_position_embeddings),
+        tokenizer,
     )
 
 
@@ -85,21 +126,31 @@ def build_model(
         "voice_threshold": 0.0,
         "perceived": None,
         "neutral": None,
+        "emotion_cosine": None,
     }
+    vectors = model_args.word_vectors
     if model_args.init_from:
-        if not is_backbone(model_args.init_from):
+        whole = not is_backbone(model_args.init_from)
+        if whole and not vectors:
             return EmoCLIPForEmotionClassification.from_pretrained(
                 model_args.init_from, **heads | dict(model_args.config)
             )
-        # Which faces, voices and texts match is known by their labels, not only by AudioCLIP's diagonal.
-        words, _ = split_words()
-        emotions = {"words": words, "prompt_templates": list(TEMPLATES)}
-        losses = {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
-        fields = heads | emotions | losses | dict(model_args.config)
-        model = EmoCLIPForEmotionClassification(EmoCLIPConfig.from_pretrained(model_args.init_from, **fields))
-        backbone = EmoCLIPModel.from_pretrained(model_args.init_from, dtype=torch.float32)
-        model.emoclip.load_state_dict(backbone.state_dict())
-        return model
+        fields = dict(heads)
+        if not whole:
+            # Which faces, voices and texts match is known by their labels, not only by AudioCLIP's diagonal.
+            fields |= PROMPTS | {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
+        config = EmoCLIPConfig.from_pretrained(model_args.init_from, **fields | dict(model_args.config))
+        if vectors:
+            config = EmoCLIPConfig.from_dict(
+                config.to_dict() | PROMPTS | word_fields(vectors, config.text_config.to_dict())
+            )
+        model = EmoCLIPForEmotionClassification(config)
+        source = EmoCLIPForEmotionClassification if whole else EmoCLIPModel
+        state = source.from_pretrained(model_args.init_from, dtype=torch.float32).state_dict()
+        if vectors:
+            state = {name: value for name, value in state.items() if ".text_" not in f".{name}"}
+        (model if whole else model.emoclip).load_state_dict(state, strict=not vectors)
+        return with_word_vectors(model, vectors)
     config = untrained_config(model_args, **heads)
     tokenizer = processor.tokenizer
     config.text_config.pad_token_id = tokenizer.pad_token_id
@@ -109,6 +160,14 @@ def build_model(
     if model_args.vision_model:
         clip = CLIPVisionModel.from_pretrained(model_args.vision_model, dtype=torch.float32)
         model.emoclip.vision_model.clip.load_state_dict(clip.state_dict())
+    return with_word_vectors(model, vectors)
+
+
+def with_word_vectors(model: EmoCLIPForEmotionClassification, folder: str | None) -> EmoCLIPForEmotionClassification:
+    """The model, with the word vectors of the folder in its text tower, if there is a folder."""
+    if folder:
+        _, table = read_word_vectors(folder)
+        model.emoclip.text_model.embeddings.token_embedding.load_state_dict(table, strict=False)
     return model
 
 

@@ -19,6 +19,8 @@ from training.voice_augmentation import augment_voices
 
 Head = Literal["face", "voice"]
 HEADS: tuple[Head, ...] = ("face", "voice")
+#: Prompts without an emotion, beside as many with one as there are faces.
+OTHER_PROMPTS = 0.25
 #: Faces and voices that are larger together, as recordings may be, stay in the CPU's memory.
 MAX_ON_DEVICE = 2**30  # bytes
 
@@ -53,7 +55,8 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
     Args:
         faces, voices: in the one form, or None.
         extractor: the one that the voices were loaded for.
-        prompts: for each of LABELS, the token ids (n, L) of its prompts; None for rows without text.
+        prompts: for each of LABELS, the token ids (n, L) of its prompts, and then perhaps those of prompts without an
+            emotion; None for rows without text.
         seed: of the rows and prompts.
         device: where the data are held and batches are put together; the CPU where they exceed MAX_ON_DEVICE.
     """
@@ -155,20 +158,31 @@ class TrainingDataset(FaceVoiceDataset):
             generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
             draws = torch.rand(len(self), generator=generator)
             self.prompt_rows = (draws * self.prompt_counts[self.face_labels[self.face_rows]]).long()
+            self.batch_others = round(self.batch_size * OTHER_PROMPTS) if len(self.prompt_counts) > len(LABELS) else 0
+            draws = torch.rand(batches * self.batch_others, generator=generator)
+            self.other_rows = (draws * self.prompt_counts[-1]).long()
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A batch of F faces and V voices, as `FaceVoiceDataset` gives it but without masks: `faces`, `face_labels`,
-        `face_votes` and `input_ids` have F rows, `voices`, `voice_labels` and `voice_votes` V."""
-        first = indices[0] // self.batch_size * self.batch_voices
+        """A batch of F faces and V voices, as `FaceVoiceDataset` gives it but without masks: `faces`,
+        `face_labels` and `face_votes` have F rows, `voices`, `voice_labels` and `voice_votes` V. Prompts without an
+        emotion follow on those of the faces in `input_ids`; `text_labels` are the classes of all, or -1."""
+        number = indices[0] // self.batch_size
+        voice_rows = self.voice_rows[number * self.batch_voices :][: self.batch_voices]
         batch = {}
-        for head, rows in (("face", self.face_rows[indices]), ("voice", self.voice_rows[first:][: self.batch_voices])):
+        for head, rows in (("face", self.face_rows[indices]), ("voice", voice_rows)):
             on_device = rows.to(self.device, non_blocking=True)
             batch[f"{head}s"] = getattr(self, f"{head}s")[on_device]
             batch[f"{head}_labels"] = getattr(self, f"{head}_labels")[rows].to(self.device, non_blocking=True)
             batch[f"{head}_votes"] = getattr(self, f"{head}_votes")[on_device]
         if self.prompt_counts is not None:
-            prompts = self.face_labels[self.face_rows[indices]] * self.prompts.shape[1] + self.prompt_rows[indices]
+            labels = self.face_labels[self.face_rows[indices]]
+            other_rows = self.other_rows[number * self.batch_others :][: self.batch_others]
+            others = torch.full_like(other_rows, len(LABELS))
+            rows = torch.cat([self.prompt_rows[indices], other_rows])
+            prompts = torch.cat([labels, others]) * self.prompts.shape[1] + rows
             batch["input_ids"] = self.prompts.flatten(0, 1)[prompts.to(self.device, non_blocking=True)]
+            text_labels = torch.cat([labels, torch.full_like(others, -1)])
+            batch["text_labels"] = text_labels.to(self.device, non_blocking=True)
         return batch
 
 

@@ -4,7 +4,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset
 
 from modeling_emoclip import EmoCLIPForEmotionClassification
@@ -12,9 +11,9 @@ from processing_emoclip import EmoCLIPProcessor
 from training.dataset import Head, face_tensors, to_model_input, voice_tensors
 from training.labels import NOBODY, clear_majority, one_against_others, votes_for
 from training.metrics import confusion_matrix, emotion_metrics, reliability, selective
-from training.prompts import split_words
 from training.sources import FACE_SIZE
 from training.splits import Corpus
+from training.words import evaluate_texts, evaluate_words
 
 PAIRINGS = 10
 CROP_SIDE = 44  # pixels of a test-time crop, of FACE_SIZE, as is customary for FER-2013
@@ -45,20 +44,6 @@ def predict(
         outputs = model(**{name: values.to(model.device)})
         parts.append((outputs[f"{head}_logits"].float().cpu(), outputs[f"{modality}_embeds"].float().cpu()))
     return tuple(torch.cat(columns) for columns in zip(*parts))
-
-
-@torch.no_grad()
-def word_embeddings(
-    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, words: dict[str, list[str]]
-) -> torch.Tensor:
-    """For each label the normalised mean embedding of its prompts, all words in all templates, (C, D)."""
-    means = []
-    for label in model.config.labels:
-        sentences = [template.format(word) for word in words[label] for template in model.config.prompt_templates]
-        inputs = processor(text=sentences, return_tensors="pt").to(model.device)
-        embeds = F.normalize(model.emoclip.get_text_features(**inputs).pooler_output.float(), dim=-1)
-        means.append(F.normalize(embeds.mean(0), dim=0))
-    return torch.stack(means).cpu()
 
 
 def describe(model: EmoCLIPForEmotionClassification, head: Head, logits: torch.Tensor, labels: np.ndarray) -> dict:
@@ -176,20 +161,6 @@ def evaluate_voices(
     return results, Predictions(logits.log_softmax(-1), labels, embeds)
 
 
-def evaluate_words(
-    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, predictions: dict[Head, Predictions]
-) -> dict[str, dict]:
-    """How often a face's or a voice's embedding is closest to the words of its own emotion."""
-    results = {}
-    for name, words in (("trained", model.config.words), ("held_out", split_words()[1])):
-        text = word_embeddings(model, processor, words)
-        for head, (_, labels, embeds) in predictions.items():
-            answers = (embeds @ text.T).argmax(-1).numpy()
-            accuracy = float((answers == labels).mean())
-            results[f"{head}_{name}"] = {"n": len(labels), "accuracy": accuracy}
-    return results
-
-
 def evaluate_pairs(
     model: EmoCLIPForEmotionClassification,
     face_log_probs: torch.Tensor,
@@ -264,5 +235,7 @@ def evaluate_split(
                 model, face_log_probs, face_labels, voice_log_probs, voice_labels, seed=0
             )
     if predictions and model.config.words and model.config.prompt_templates:
-        results["words"] = evaluate_words(model, processor, predictions)
+        embeds = {head: (each.embeds, each.labels) for head, each in predictions.items()}
+        results["words"] = evaluate_words(model, processor, embeds, split)
+        results["texts"] = evaluate_texts(model, processor, split)
     return results

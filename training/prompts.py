@@ -1,4 +1,9 @@
-"""What the text tower learns from: 30 words for each emotion, sentence templates, and a tokenizer for both."""
+"""What the text tower learns from: words with and without an emotion, sentence templates, and a tokenizer for both."""
+
+import functools
+from collections import defaultdict
+from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -19,41 +24,31 @@ TEMPLATES = (
     "this person feels {}",
     "a {} expression",
 )
-#: 30 words for each emotion. Every fifth is held out of training, to measure the text tower on words it has not seen.
-WORDS = {
-    "angry": """angry, furious, enraged, irritated, annoyed, mad, outraged, irate, cross, livid, incensed, infuriated,
-        hostile, resentful, indignant, seething, fuming, aggravated, exasperated, provoked, heated, wrathful, raging,
-        bitter, vexed, offended, aggressive, displeased, hot-headed, ill-tempered""",
-    "disgust": """disgusted, revolted, repulsed, sickened, nauseated, appalled, grossed out, repelled, queasy, averse,
-        contemptuous, disdainful, scornful, loathing, squeamish, full of disgust, put off, turned off, repugnant,
-        full of loathing, nauseous, detesting, despising, disapproving, retching, gagging, sneering, sick, abhorrent,
-        full of revulsion""",
-    "fear": """afraid, fearful, scared, terrified, frightened, anxious, panicked, alarmed, petrified, nervous, worried,
-        uneasy, apprehensive, horrified, spooked, timid, threatened, tense, dreading, panicky, shaken, jittery,
-        intimidated, trembling, unnerved, cowering, aghast, wary, insecure, full of fear""",
-    "happy": """happy, joyful, cheerful, delighted, glad, pleased, content, smiling, elated, joyous, merry, ecstatic,
-        thrilled, overjoyed, blissful, jolly, radiant, amused, grinning, jubilant, satisfied, gleeful, laughing,
-        upbeat, sunny, exuberant, relieved, euphoric, beaming, tickled""",
-    "neutral": """neutral, calm, expressionless, indifferent, composed, impassive, unemotional, blank, detached,
-        placid, unmoved, stoic, even-tempered, matter-of-fact, impartial, deadpan, collected, unexpressive, plain,
-        serene, dispassionate, poker-faced, relaxed, unconcerned, cool, level-headed, quiet, uninvolved, ordinary,
-        flat""",
-    "sad": """sad, unhappy, sorrowful, depressed, gloomy, miserable, heartbroken, down, tearful, melancholy, dejected,
-        mournful, grieving, downcast, despondent, crying, hopeless, blue, dismal, disheartened, forlorn, weeping, glum,
-        woeful, discouraged, lonely, hurt, desolate, regretful, downhearted""",
-    "surprise": """surprised, astonished, amazed, shocked, startled, stunned, astounded, dumbfounded, flabbergasted,
-        speechless, taken aback, wide-eyed, bewildered, staggered, dazed, thunderstruck, awestruck, incredulous,
-        stupefied, jolted, open-mouthed, unprepared, wonderstruck, floored, gobsmacked, caught off guard, agape,
-        disbelieving, dazzled, agog""",
-}
-WORDS = {label: " ".join(words.split()).split(", ") for label, words in WORDS.items()}
+#: The word list; its header says how it came about.
+WORD_LIST = Path(__file__).with_name("words.tsv")
+#: In the folder that make_word_vectors.py makes.
+WORD_VECTORS_FILE = "word_vectors.safetensors"
+MAX_TOKENS = 32  # of a text, with its start and its end
+
+Split = Literal["train", "validation", "test"]
+Meaning = Literal["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise", "thing", "other"]
 
 
-def split_words() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Each emotion's words for training, and its held-out fifth."""
-    trained = {label: [word for i, word in enumerate(words) if i % 5 != 4] for label, words in WORDS.items()}
-    held_out = {label: words[4::5] for label, words in WORDS.items()}
-    return trained, held_out
+@functools.cache
+def read_words(split: Split) -> dict[Meaning, list[str]]:
+    """The words of a split by what they mean: each emotion's, and two kinds without one, things and others."""
+    words = defaultdict(list)
+    for line in WORD_LIST.read_text().splitlines():
+        if not line.startswith("#"):
+            meaning, of, family = line.split("\t")
+            if of == split:
+                words[meaning] += family.split(", ")
+    return dict(words)
+
+
+def emotion_words(split: Split) -> dict[str, list[str]]:
+    """The words of a split for each of LABELS."""
+    return {label: read_words(split)[label] for label in LABELS}
 
 
 def fill_templates(words: list[str], templates: tuple[str, ...] | list[str] = TEMPLATES) -> list[str]:
@@ -96,7 +91,9 @@ def train_tokenizer(sentences: list[str], vocab_size: int, max_length: int) -> P
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, words: dict[str, list[str]]) -> list[torch.Tensor]:
-    """For each of LABELS, the token ids (n, L) of its words in every template; L is the same for all."""
-    sentences = {label: fill_templates(words[label]) for label in LABELS}
-    every = tokenize(tokenizer, [s for label in LABELS for s in sentences[label]], "pt")["input_ids"]
-    return list(every.split([len(sentences[label]) for label in LABELS]))
+    """For each of LABELS, the token ids (n, L) of its words in every template, and then those of the list's words
+    without an emotion; L is the same for all."""
+    other = read_words("train")["thing"] + read_words("train")["other"]
+    sentences = [fill_templates(group) for group in (*(words[label] for label in LABELS), other)]
+    every = tokenize(tokenizer, [s for group in sentences for s in group], "pt")["input_ids"]
+    return list(every.split([len(group) for group in sentences]))

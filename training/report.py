@@ -15,8 +15,8 @@ OUTSIDE = {"emodb": "Emo-DB, German", "ckplus": "CK+"}
 
 
 def markdown_table(results: dict) -> str:
-    """The figures of `results.json` as tables: overall, by the votes, unsure ones, each emotion's recall, and voices
-    by group."""
+    """The figures of `results.json` as tables: overall, by the votes, unsure ones, each emotion's recall, voices by
+    group, and words alone."""
     splits = results["splits"]
     pairs = " x ".join(splits.values()) + ", synthetic pairs"
     rows = [
@@ -75,6 +75,17 @@ def markdown_table(results: dict) -> str:
         for name, values in groups.items():
             cells = [f"{value} {100 * each['accuracy']:.0f} ({each['n']:,})" for value, each in values.items()]
             lines.append(f"| {name} | {', '.join(cells)} |")
+    if texts := results.get("texts"):
+        emotion = texts["emotion"]
+        lines += ["", "| held-out words, alone | n | figures |", "| --- | --- | --- |"]
+        lines.append(f"| the emotion they mean | {emotion['n']} | accuracy {100 * emotion['accuracy']:.1f} % |")
+        for meaning, what in (("thing", "things"), ("other", "other words without an emotion")):
+            figures = texts[meaning]
+            cell = f"AUROC {figures['auroc']:.3f}"
+            if "marked" in figures:
+                cell += f"; marked are {100 * figures['marked']:.0f} % of the {meaning}s"
+                cell += f" and {100 - 100 * figures['unmarked']:.0f} % of the words of an emotion"
+            lines.append(f"| words of an emotion against {what} | {figures['n']} | {cell} |")
     return "\n".join(lines)
 
 

@@ -20,6 +20,8 @@ from training.augmentation import mix
 from training.dataset import HEADS, as_batch, to_model_input
 from training.metrics import emotion_metrics
 
+TEXT_INPUTS = ("input_ids", "text_labels")
+
 
 class EmoCLIPTrainer(Trainer):
     """Trainer that takes the batches of `TrainingDataset`, and in evaluation those of `FaceVoiceDataset`: stored faces
@@ -87,9 +89,9 @@ class EmoCLIPTrainer(Trainer):
         In training, `face_targets` and `voice_targets` are mixtures of labels, votes, other rows' targets and the
         teachers' posteriors; `face_labels` and `voice_labels` remain the rows' own classes.
         """
-        inputs = {name: batch[name] for name in (*self.label_names, "input_ids") if name in batch}
+        inputs = {name: batch[name] for name in (*self.label_names, *TEXT_INPUTS) if name in batch}
         if train:
-            inputs |= self.augment({name: value for name, value in batch.items() if name != "input_ids"})
+            inputs |= self.augment({name: value for name, value in batch.items() if name not in TEXT_INPUTS})
             return inputs | (self.distilled(inputs) if self.teachers else {})
         for head in HEADS:
             name, values = to_model_input(self.processor, head, batch[f"{head}s"])

@@ -56,6 +56,8 @@ except ImportError:
 TASK = "emotion-recognition"
 #: What an input may hold by name.
 NAMES = ("image", "audio", "face_box", "video")
+#: A text of more is a sentence, and stands in no template.
+MOST_WORDS = 4
 
 logger = logging.getLogger("emoclip")
 
@@ -64,13 +66,27 @@ logger = logging.getLogger("emoclip")
 class WordCloseness:
     """How close a word is to a face and a voice: cosines of their embeddings, None where there is no such source.
 
-    `trained` is True for a word that the text tower was trained on. Of any other it may know nothing.
+    `trained` is True for a word that the text tower was trained on. `emotion` and `emotional` are the word's own, read
+    alone: `TextResult`'s label and mark.
     """
 
     word: str
     trained: bool
+    emotion: str
+    emotional: bool | None
     face: float | None
     voice: float | None
+
+
+@dataclass
+class TextResult:
+    """What a word or a sentence means by itself. `emotional` is False where that seems to be no emotion ("table"), and
+    the scores then say nothing; None for a text tower that was taught no such words."""
+
+    text: str
+    label: str
+    scores: dict[str, float]
+    emotional: bool | None
 
 
 @dataclass
@@ -337,6 +353,27 @@ class EmotionRecognitionPipeline(Pipeline):
         return dict(sorted(zip(labels, scores), key=lambda pair: -pair[1]))
 
     @torch.no_grad()
+    def read_texts(self, texts: list[str]) -> list[TextResult]:
+        """What words or sentences mean by themselves: how close each is to every emotion's words, as probabilities.
+
+        Args:
+            texts: in English. One of up to four words stands in the templates that the text tower was trained with, a
+                longer one is read as it is.
+        Raises:
+            ValueError: no texts, or one string instead of a list.
+        """
+        _check_words(texts)
+        config = self.model.config
+        cosines = self._text_embeds(texts) @ self._emotion_embeds.T  # (texts, labels)
+        scale = getattr(self.model, "emoclip", self.model).scale("image_text").float()
+        results = []
+        for text, row in zip(texts, cosines):
+            scores = dict(zip(config.labels, (scale * row).softmax(-1).tolist()))
+            emotional = None if config.emotion_cosine is None else row.max().item() >= config.emotion_cosine
+            results.append(TextResult(text, max(scores, key=scores.get), scores, emotional))
+        return results
+
+    @torch.no_grad()
     def compare_words(
         self, words: list[str], *, image: ImageSource | None = None, audio: AudioSource | None = None
     ) -> WordsResult:
@@ -357,15 +394,26 @@ class EmotionRecognitionPipeline(Pipeline):
         seen = self.recognizer.observe(image, audio)
         face = None if seen.faces is None else self.recognizer.face_embeds(seen.faces)[:1]
         voice = None if seen.voice is None else self.recognizer.voice_embeds(seen.voice).mean(0, keepdim=True)
-        texts = torch.cat([self._prompt_embeds(words, config.prompt_templates or ["{}"]), self._emotion_embeds])
+        texts = torch.cat([self._text_embeds(words), self._emotion_embeds])
         face_cosines, voice_cosines = (
             [None] * len(texts) if embeds is None else F.cosine_similarity(embeds, texts).tolist()
             for embeds in (face, voice)
         )
         known = {word for label_words in (config.words or {}).values() for word in label_words}
         trained = [*(word.lower() in known for word in words), *(True for _ in config.labels)]
-        rows = list(map(WordCloseness, [*words, *config.labels], trained, face_cosines, voice_cosines))
+        read = self.read_texts(words)
+        emotions = [*(each.label for each in read), *config.labels]
+        emotional = [*(each.emotional for each in read), *(True for _ in config.labels)]
+        columns = ([*words, *config.labels], trained, emotions, emotional, face_cosines, voice_cosines)
+        rows = list(map(WordCloseness, *columns))
         return WordsResult(rows[: len(words)], rows[len(words) :], seen.messages)
+
+    def _text_embeds(self, texts: list[str]) -> torch.Tensor:
+        """(texts, D) normalised embeddings: of a word or phrase in the templates of training, of a sentence alone."""
+        templates = self.model.config.prompt_templates or ["{}"]
+        return torch.cat(
+            [self._prompt_embeds([text], templates if len(text.split()) <= MOST_WORDS else ["{}"]) for text in texts]
+        )
 
     def _prompt_embeds(self, words: list[str], templates: list[str]) -> torch.Tensor:
         """(words, D): the mean of each word's normalised embeddings over the templates, normalised."""
