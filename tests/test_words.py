@@ -21,7 +21,7 @@ from pipeline_emoclip import EmotionRecognitionPipeline, save_all
 from training.arguments import ModelArguments
 from training.build import build_model, build_processor
 from training.prompts import WORD_VECTORS_FILE, emotion_words, tokenize_prompts
-from training.words import evaluate_texts, evaluate_words, fit_emotion_cosine
+from training.words import emotion_embeddings, evaluate_texts, evaluate_words, fit_emotion_cosine
 
 TOKENS = torch.tensor([[508, 7, 9, 509, 0], [508, 8, 509, 0, 0]])
 
@@ -182,12 +182,13 @@ def taught(vectors):
 
 
 def test_words_that_were_not_in_training_are_read_and_those_without_an_emotion_are_marked(taught):
-    figures = evaluate_texts(*taught, "test")
+    trained = emotion_embeddings(*taught, emotion_words("train"))
+    figures = evaluate_texts(*taught, trained, "test")
     assert figures["emotion"] == {"n": 200, "accuracy": pytest.approx(1, abs=0.2)}
     assert figures["thing"]["n"] == 400 and figures["thing"]["auroc"] > 0.9
     assert figures["thing"]["marked"] > 0.8 and figures["thing"]["unmarked"] > 0.8
     faces = {"face": (torch.eye(16)[:7], np.arange(7))}
-    words = evaluate_words(*taught, faces, "test")
+    words = evaluate_words(*taught, faces, trained, "test")
     assert words["face_trained"] == words["face_held_out"] == {"n": 7, "accuracy": 1}
 
 

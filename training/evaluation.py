@@ -13,7 +13,7 @@ from training.labels import NOBODY, clear_majority, one_against_others, votes_fo
 from training.metrics import confusion_matrix, emotion_metrics, reliability, selective
 from training.sources import FACE_SIZE
 from training.splits import Corpus
-from training.words import evaluate_texts, evaluate_words
+from training.words import emotion_embeddings, evaluate_texts, evaluate_words
 
 PAIRINGS = 10
 CROP_SIDE = 44  # pixels of a test-time crop, of FACE_SIZE, as is customary for FER-2013
@@ -236,6 +236,7 @@ def evaluate_split(
             )
     if predictions and model.config.words and model.config.prompt_templates:
         embeds = {head: (each.embeds, each.labels) for head, each in predictions.items()}
-        results["words"] = evaluate_words(model, processor, embeds, split)
-        results["texts"] = evaluate_texts(model, processor, split)
+        trained = emotion_embeddings(model, processor, model.config.words)
+        results["words"] = evaluate_words(model, processor, embeds, trained, split)
+        results["texts"] = evaluate_texts(model, processor, trained, split)
     return results

@@ -39,16 +39,18 @@ def evaluate_words(
     model: EmoCLIPForEmotionClassification,
     processor: EmoCLIPProcessor,
     embeds: dict[Head, tuple[torch.Tensor, np.ndarray]],
+    trained: torch.Tensor,
     split: Split,
 ) -> dict[str, dict]:
     """How often a face or a voice is closest to the words of its own emotion: those of training, and those of `split`.
 
     Args:
         embeds: of faces and of voices, (n, D), and their labels (n,).
+        trained: `emotion_embeddings` of the words of training.
     """
     results = {}
-    for name, words in (("trained", model.config.words), ("held_out", emotion_words(split))):
-        texts = emotion_embeddings(model, processor, words)
+    held_out = emotion_embeddings(model, processor, emotion_words(split))
+    for name, texts in (("trained", trained), ("held_out", held_out)):
         for head, (seen, labels) in embeds.items():
             accuracy = float(((seen @ texts.T).argmax(-1).numpy() == labels).mean())
             results[f"{head}_{name}"] = {"n": len(labels), "accuracy": accuracy}
@@ -56,12 +58,11 @@ def evaluate_words(
 
 
 def text_cosines(
-    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, split: Split
+    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, trained: torch.Tensor, split: Split
 ) -> dict[str, torch.Tensor]:
-    """Cosines (n, C) of a split's words, by what they mean, with each emotion's words of training."""
-    emotions = emotion_embeddings(model, processor, model.config.words)
+    """Cosines (n, C) of a split's words, by what they mean, with each emotion's words of training, `trained`."""
     return {
-        meaning: F.normalize(word_embeddings(model, processor, words), dim=-1) @ emotions.T
+        meaning: F.normalize(word_embeddings(model, processor, words), dim=-1) @ trained.T
         for meaning, words in read_words(split).items()
     }
 
@@ -73,16 +74,17 @@ def auroc(positives: torch.Tensor, negatives: torch.Tensor) -> float:
 
 
 def evaluate_texts(
-    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, split: Split
+    model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor, trained: torch.Tensor, split: Split
 ) -> dict[str, dict]:
-    """How well the words of a split are read alone.
+    """How well the words of a split are read alone, by their cosines with `trained`, `emotion_embeddings` of the words
+    of training.
 
     Returns:
         `emotion`: how often a word is closest to the words of its own emotion. `thing`, `other`: the area under the
         ROC curve by which the largest cosine tells words with an emotion from such words without one; and where the
         model marks the latter, the shares of them that are `marked` and of the former that are `unmarked`.
     """
-    cosines = text_cosines(model, processor, split)
+    cosines = text_cosines(model, processor, trained, split)
     labels = model.config.labels
     right = torch.cat([cosines[label].argmax(-1) == i for i, label in enumerate(labels)])
     results = {"emotion": {"n": len(right), "accuracy": float(right.float().mean())}}
@@ -102,7 +104,9 @@ def evaluate_texts(
 def fit_emotion_cosine(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor):
     """Sets `emotion_cosine` to what tells the list's validation words with and without an emotion apart best: the mean
     of the shares of both that are on the right side is largest."""
-    cosines = {meaning: each.amax(-1) for meaning, each in text_cosines(model, processor, "validation").items()}
+    trained = emotion_embeddings(model, processor, model.config.words)
+    cosines = text_cosines(model, processor, trained, "validation")
+    cosines = {meaning: each.amax(-1) for meaning, each in cosines.items()}
     emotional = torch.cat([cosines[label] for label in model.config.labels])
     others = torch.cat([cosines[meaning] for meaning in NO_EMOTION])
     every = torch.cat([emotional, others]).sort().values
