@@ -196,9 +196,10 @@ def test_an_error_of_the_network_is_no_files(predict, monkeypatch, tmp_path):
     assert not (tmp_path / "results.parquet").exists()
 
 
-def test_answers_do_not_wait_for_a_face(pipe):
-    grey, taken = PILImage.new("RGB", (64, 64), "grey"), itertools.count()
-    rows = ((next(taken), {"image": grey}) for _ in range(200))
+def test_answers_do_not_wait_for_a_face(pipe, tmp_path):
+    PILImage.new("RGB", (64, 64), "grey").save(tmp_path / "grey.png")
+    taken = itertools.count()
+    rows = ((next(taken), {"image": str(tmp_path / "grey.png")}) for _ in range(200))
     answers = recognize(rows, pipe.recognizer, threads=1)
     assert next(answers).result.face is None
     answers.close()
