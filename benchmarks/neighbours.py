@@ -11,6 +11,7 @@ talking-portrait.mp4 of examples/, one after the other.
 import argparse
 import io
 import json
+import math
 import os
 import threading
 import time
@@ -39,13 +40,15 @@ class Visitor:
         return self.client.post(f"gradio_api/call/{endpoint}", json={"data": data})
 
     def wait(self, endpoint: str, *data: dict | None) -> float:
-        """Seconds until the answer is there, or TIMEOUT where nothing was told for so long."""
+        """Seconds until the answer is there; infinity where the call is refused, or not answered within TIMEOUT."""
         begun = time.monotonic()
-        event = self.call(endpoint, *data).json()["event_id"]
+        called = self.call(endpoint, *data)
+        if not called.is_success:
+            return math.inf
         try:
-            text = self.client.get(f"gradio_api/call/{endpoint}/{event}").text
+            text = self.client.get(f"gradio_api/call/{endpoint}/{called.json()['event_id']}").text
         except httpx.TimeoutException:
-            return TIMEOUT
+            return math.inf
         assert "event: complete" in text and json.loads(text.rpartition("data: ")[2]), text
         return time.monotonic() - begun
 
