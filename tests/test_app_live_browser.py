@@ -255,7 +255,7 @@ def test_a_game_of_thirty_seconds_counts_what_is_there(open_page, screenshots, m
         until_answered(page)
     expect(page.locator(".live .headline")).to_have_text(re.compile("Looks|Sounds|Most|Hard"), timeout=30_000)
     page.get_by_role("button", name="Play 30 s").click()
-    prompt = page.locator(".live .prompt b")
+    prompt = page.locator(".live .asked b")
     asked = {None: "Look happy, sound happy", "video": "Sound happy", "audio": "Look happy"}[missing]
     expect(prompt).to_have_text(asked)
     if not missing:

@@ -11,7 +11,7 @@ const LATE_SECONDS = 1; // in which what was shown for the last prompt still las
 export class Game {
   constructor(live, emotions) {
     this.emotions = emotions;
-    this.prompt = live.querySelector(".prompt:not(.resting)");
+    this.prompt = live.querySelector(".asked");
     this.summary = live.querySelector("dialog.summary");
     this.rounds = null; // while it runs
   }
