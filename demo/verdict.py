@@ -35,7 +35,7 @@ class Verdict:
         scores = [result.fused.scores[label] or 0.0 for label in self.labels]
         if self.kind == "unsure":
             return " against ".join(map(percent, scores))
-        word = next(word for least, word in CONFIDENCE.items() if scores[0] >= least)
+        word = next(word for least, word in CONFIDENCE.items() if round(scores[0], 2) >= least)
         return f"{word} confidence, {percent(scores[0])}"
 
 
@@ -56,7 +56,7 @@ def verdict(result: FusedResult) -> Verdict:
     word = adjective(labels[0])
     if not all(sources):
         headline = f"{'Looks' if result.face else 'Sounds'} {word}"
-    elif result.face.label == result.voice.label == labels[0]:
+    elif likeliest(result.face) == likeliest(result.voice) == labels:
         headline = f"Looks and sounds {word}"
     else:
         headline = f"Most likely {word}"

@@ -24,7 +24,15 @@ from pipeline_emoclip import TASK
 from processing_emoclip import EmoCLIPFeatureExtractor, EmoCLIPImageProcessor, EmoCLIPProcessor
 
 #: The files that take longest. The workers begin with them, so that none is left with one of them at the end.
-SLOWEST = ("test_hub", "test_app_browser", "test_train", "test_app_video_browser", "test_pipeline", "test_export")
+SLOWEST = (
+    "test_hub",
+    "test_app_browser",
+    "test_app_live_browser",
+    "test_train",
+    "test_app_video_browser",
+    "test_pipeline",
+    "test_export",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
