@@ -42,7 +42,7 @@ TORN = scores(angry=0.40, disgust=0.35)
         (result(voice=scores(fear=0.9)), "Sounds afraid"),
         (result(HAPPY, HAPPY, HAPPY, 1.0), "Looks and sounds happy"),
         (result(HAPPY, TORN, HAPPY, 0.2), "Most likely happy"),
-        (result(HAPPY, scores(happy=0.3), HAPPY, 0.2), "Most likely happy"),  # the voice is not sure of the same
+        (result(HAPPY, scores(happy=0.2), HAPPY, 0.2), "Most likely happy"),  # the voice is not sure of the same
         (result(face=TORN), "Hard to tell: angry or disgusted"),
         (result(HAPPY, SAD, TORN, 0.3), "Hard to tell: angry or disgusted"),
         (result(HAPPY, SAD, HAPPY, -1.0), "Looks happy, sounds sad"),
