@@ -37,6 +37,7 @@ from prediction.work import Answer, recognize
 from video_emoclip import SAMPLES_PER_SECOND, VideoResult, What
 
 SAVE_SECONDS = 10.0  # of work that an interruption may cost
+BAR = "{l_bar}{bar}| {n:,.0f}/{total:,} [{elapsed}<{remaining}]"  # of whole inputs, though videos count by the part
 WAIT = timedelta(days=30)  # that a process waits for the slowest
 
 
@@ -132,16 +133,11 @@ def main():
     share = left[state.process_index :: state.num_processes]
     if state.is_main_process and done:
         print(f"Going on: {len(done):,} of {len(inputs.rows):,} inputs are answered.")
-    answers = recognize(
-        ((number, inputs.rows[number]) for number in share),
-        pipe.recognizer,
-        threads,
-        args.what,
-    )
+    rows = ((number, inputs.rows[number]) for number in share)
     name = f"process 1 of {state.num_processes}" if state.num_processes > 1 else None
-    bar = tqdm(answers, name, len(share), unit="input", disable=not state.is_main_process, dynamic_ncols=True)
     try:
-        save(bar, output, args)
+        with tqdm(desc=name, total=len(share), bar_format=BAR, disable=not state.is_main_process) as bar:
+            save(recognize(rows, pipe.recognizer, threads, args.what, bar.update), output, args)
     except KeyboardInterrupt:
         sys.exit("predict_hf.py: interrupted; the same command goes on.")
     except (ImportError, OSError) as error:

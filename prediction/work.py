@@ -10,7 +10,7 @@ there are enough faces or windows for the model to take together.
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from files_emoclip import FileSource, kind_of
@@ -46,8 +46,8 @@ class Stopped(Exception):
 class _Shared:
     """An iterator that many threads take from, until it is stopped."""
 
-    def __init__(self, items: Iterable[tuple[int, Row]]):
-        self._items, self._lock = iter(items), threading.Lock()
+    def __init__(self, items: Iterable[tuple[int, Row]], progress: Callable[[float], None]):
+        self._items, self._lock, self._progress = iter(items), threading.Lock(), progress
         self.stopped = False
 
     def __iter__(self) -> "_Shared":
@@ -59,14 +59,20 @@ class _Shared:
                 raise StopIteration
             return next(self._items)
 
-    def check(self, _: float) -> None:
-        """Ends the work on a video once it is stopped; called with the fraction that is done."""
+    def report(self, part: float) -> None:
+        """Tells that a further part of an item is done; Stopped where nobody waits for it."""
         if self.stopped:
             raise Stopped
+        with self._lock:
+            self._progress(part)
 
 
 def recognize(
-    rows: Iterable[tuple[int, Row]], recognizer: Recognizer, threads: int, what: What = "both"
+    rows: Iterable[tuple[int, Row]],
+    recognizer: Recognizer,
+    threads: int,
+    what: What = "both",
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Answer]:
     """The answer to every numbered row, in the order in which they are ready.
 
@@ -75,10 +81,12 @@ def recognize(
         recognizer: each thread takes it with detectors of its own.
         threads: how many work at the same time.
         what: whether faces, voices or both are answered.
+        progress: called by one thread at a time as rows are read, and while videos are watched: with the part of a row
+            that was done since, 1 for a whole one.
     Raises:
         ImportError: a package that reads an input is not installed.
     """
-    shared, answers = _Shared(rows), queue.Queue(maxsize=4 * ROWS_PER_FORWARD)
+    shared, answers = _Shared(rows, progress), queue.Queue(maxsize=4 * ROWS_PER_FORWARD)
 
     def work() -> None:
         try:
@@ -115,13 +123,16 @@ class _Worker:
 
     def __init__(self, recognizer: Recognizer, what: What, rows: _Shared):
         self._recognizer, self._what, self._rows = recognizer, what, rows
+        self._done = 0.0  # of the row at hand
 
     def __iter__(self) -> Iterator[Answer]:
         seen: list[tuple[Answer, Observation]] = []  # not scored yet
         waiting = 0  # faces and windows in them
         for number, row in self._rows:
             answer = Answer(number, {column: name_of(source) for column, source in row.items()})
+            self._done = 0.0
             observation = self._observe(row, answer)
+            self._report(1.0)
             if observation is None:
                 yield answer
                 continue
@@ -141,7 +152,7 @@ class _Worker:
             if "video" not in given:
                 return self._recognizer.observe(**given)
             steps = analyze_video(self._recognizer, given["video"], self._what)
-            answer.result = finish(steps, self._rows.check)
+            answer.result = finish(steps, self._report)
         except (Stopped, *NOT_THE_FILES):
             raise
         except InputError as error:
@@ -149,6 +160,11 @@ class _Worker:
         except Exception as error:  # one odd file must not end a night's work
             answer.error = f"The input could not be read ({type(error).__name__}: {error})."
         return None
+
+    def _report(self, fraction: float) -> None:
+        """Tells how much of the row at hand is done."""
+        self._rows.report(fraction - self._done)
+        self._done = fraction
 
     def _given(self, row: Row, answer: Answer) -> dict[str, FileSource]:
         """What of a row is to be looked at or listened to, by its kind, which the answer is told."""

@@ -206,6 +206,15 @@ def test_answers_do_not_wait_for_a_face(pipe, tmp_path):
     assert next(taken) < 100
 
 
+def test_progress_is_told_within_a_video(pipe, tmp_path):
+    clip = write_video(tmp_path / "clip.mp4", one_person(), seconds=2)
+    parts = []
+    rows = enumerate([{"file": str(clip)}, {"file": str(ASTRONAUT)}, {"file": "missing"}])
+    assert len(list(recognize(rows, pipe.recognizer, threads=1, progress=parts.append))) == 3
+    assert parts[-2:] == [1, 1] and sum(parts) == pytest.approx(3)
+    assert len(parts) > 10 and max(parts[:-2]) < 0.5
+
+
 def test_nobody_seen_or_heard_is_an_answer(predict, tmp_path):
     PILImage.new("RGB", (64, 64), "grey").save(tmp_path / "grey.png")
     [row] = predict(tmp_path / "grey.png")
