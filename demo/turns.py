@@ -11,7 +11,8 @@ from gradio.queueing import Event, EventQueue, Queue
 
 from demo import limits
 
-# The kinds of work, each the concurrency_id of what does it. A recording may take as long as a hundred photos.
+# The kinds of work, each the concurrency_id of what does it. A recording may take as long as a hundred photos: what
+# takes one takes it as its last value, and without it the call counts as that of a photo.
 PHOTO, RECORDING, VIDEO = "photo", "recording", "video"
 FULL = "Too many calls are waiting, yours or everybody's: try again when some of them are answered."
 
@@ -50,7 +51,7 @@ class Turns(Queue):
         """Moves a call from the end of its line to its turn: the first calls of all addresses come before the second
         ones."""
         lines = self.event_queue_per_concurrency_id
-        if event.concurrency_id == RECORDING and not any(event.data.data[-1:]):  # but a photo alone
+        if event.concurrency_id == RECORDING and not any(event.data.data[-1:]):
             lines[RECORDING].queue.remove(event)
             event.concurrency_id = PHOTO
             lines.setdefault(PHOTO, EventQueue(PHOTO, self.default_concurrency_limit)).queue.append(event)
