@@ -56,6 +56,7 @@ RUN_BY = {
     "benchmarks/audioclip_speed.py": None,
     "benchmarks/live_speed.py": None,
     "benchmarks/load.py": None,
+    "benchmarks/neighbours.py": None,
     "benchmarks/predict_speed.py": None,
     "benchmarks/runtime_speed.py": None,
     "benchmarks/start_speed.py": None,
