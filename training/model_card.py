@@ -14,6 +14,11 @@ from training.report import markdown_table
 from training.sources import FACES_HUB_ID, VOICES_HUB_ID
 
 TEMPLATE = Path(__file__).with_suffix(".md")
+#: Where the meaning of words comes from, and under which terms.
+WORD_VECTORS_NOTICE = """
+The word vectors are what the sentence encoder all-MiniLM-L6-v2 (Apache-2.0) reads in WordNet 3.0. WordNet: Copyright
+2006 by Princeton University, all rights reserved; its licence permits to use, copy, modify and distribute it for any
+purpose and without fee, with this notice; it comes "as is", without warranty."""
 #: The Hub's name of a figure, where it has one.
 METRICS = {"mean_recall": "recall", "macro_f1": "f1"}
 #: Task, data set and its Hub id for figures of faces, of voices, and of both.
@@ -104,5 +109,6 @@ def write_card(folder: Path, results: dict):
         training=stages,
         emotions=" | ".join(config.labels),
         calibration="\n".join(calibration),
+        word_vectors=WORD_VECTORS_NOTICE if config.word_vector_size is not None else "",
     )
     (folder / "README.md").write_text(card)
