@@ -209,6 +209,7 @@ class EmoCLIPConfig(PreTrainedConfig):
         words: for each emotion, the words that the text tower was trained on.
         emotion_cosine: how close to the words of an emotion, as a cosine, a text must be at least to mean one; None
             where the text tower was taught no words without an emotion.
+        text_scale: factor of those cosines in the probabilities of a text read alone; None for that of faces' texts.
         prompt_templates: sentences with one `{}`, where a word goes.
         format_version: of config.json; code refuses what is newer than itself.
     """
@@ -248,6 +249,7 @@ class EmoCLIPConfig(PreTrainedConfig):
 
     words: dict[str, list[str]] | None = None
     emotion_cosine: float | int | None = None
+    text_scale: float | int | None = None
     prompt_templates: list[str] | None = None
     format_version: int = FORMAT_VERSION
 

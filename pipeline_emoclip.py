@@ -365,7 +365,7 @@ class EmotionRecognitionPipeline(Pipeline):
         _check_words(texts)
         config = self.model.config
         cosines = self._text_embeds(texts) @ self._emotion_embeds.T  # (texts, labels)
-        scale = getattr(self.model, "emoclip", self.model).scale("image_text").float()
+        scale = config.text_scale or getattr(self.model, "emoclip", self.model).scale("image_text").item()
         results = []
         for text, row in zip(texts, cosines):
             scores = dict(zip(config.labels, (scale * row).softmax(-1).tolist()))

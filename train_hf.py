@@ -37,7 +37,7 @@ from training.evaluation import evaluate_split
 from training.model_card import write_card
 from training.report import markdown_table, write_results
 from training.splits import subsample
-from training.words import fit_emotion_cosine
+from training.words import calibrate_texts
 
 logger = logging.getLogger("emoclip")
 
@@ -128,7 +128,7 @@ def main():
     chosen_by = (subsample(corpus.validation, data_args.max_eval_samples, args.seed) for corpus in (faces, voices))
     calibrate(model, processor, *chosen_by)
     if model.config.word_vector_size is not None:
-        fit_emotion_cosine(model, processor)
+        calibrate_texts(model, processor)
     save_all(model, processor, folder)
     data = trainer.train_dataset
     rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}

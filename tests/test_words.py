@@ -21,7 +21,7 @@ from pipeline_emoclip import EmotionRecognitionPipeline, save_all
 from training.arguments import ModelArguments
 from training.build import build_model, build_processor
 from training.prompts import WORD_VECTORS_FILE, emotion_words, tokenize_prompts
-from training.words import emotion_embeddings, evaluate_texts, evaluate_words, fit_emotion_cosine
+from training.words import calibrate_texts, emotion_embeddings, evaluate_texts, evaluate_words
 
 TOKENS = torch.tensor([[508, 7, 9, 509, 0], [508, 8, 509, 0, 0]])
 
@@ -177,7 +177,7 @@ def taught(vectors):
         losses["image_text"].backward()
         optimizer.step()
     model.eval()
-    fit_emotion_cosine(model, processor)
+    calibrate_texts(model, processor)
     return model, processor
 
 
@@ -190,6 +190,15 @@ def test_words_that_were_not_in_training_are_read_and_those_without_an_emotion_a
     faces = {"face": (torch.eye(16)[:7], np.arange(7))}
     words = evaluate_words(*taught, faces, trained, "test")
     assert words["face_trained"] == words["face_held_out"] == {"n": 7, "accuracy": 1}
+
+
+def test_what_a_text_means_is_not_told_with_more_confidence_than_it_is_right(taught):
+    model, processor = taught
+    pipe = EmotionRecognitionPipeline(model=model, processor=processor)
+    words = [(word, label) for label, own in emotion_words("validation").items() for word in own]
+    read = pipe.read_texts([word for word, _ in words])
+    right = np.mean([each.label == label for each, (_, label) in zip(read, words)])
+    assert np.mean([each.scores[each.label] for each in read]) == pytest.approx(right, abs=0.1)
 
 
 def test_the_pipeline_reads_words_and_sentences_and_says_which_mean_no_emotion(taught):

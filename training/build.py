@@ -127,6 +127,7 @@ def build_model(
         "perceived": None,
         "neutral": None,
         "emotion_cosine": None,
+        "text_scale": None,
     }
     vectors = model_args.word_vectors
     if model_args.init_from:

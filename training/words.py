@@ -1,5 +1,4 @@
-"""What the text tower makes of words that it has not met: its figures, and the cosine from which on a text is said to
-mean an emotion."""
+"""What the text tower makes of words that it has not met: its figures, and what the reading of a text alone needs."""
 
 import numpy as np
 import torch
@@ -11,6 +10,8 @@ from training.dataset import Head
 from training.prompts import Split, emotion_words, fill_templates, read_words
 
 NO_EMOTION = ("thing", "other")
+#: Among which that of a text's cosines is chosen.
+TEXT_SCALES = torch.arange(2, 81) / 4
 
 
 @torch.no_grad()
@@ -101,14 +102,18 @@ def evaluate_texts(
     return results
 
 
-def fit_emotion_cosine(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor):
-    """Sets `emotion_cosine` to what tells the list's validation words with and without an emotion apart best: the mean
-    of the shares of both that are on the right side is largest."""
+def calibrate_texts(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcessor):
+    """Fits to the list's validation words what the reading of a text alone needs: `text_scale`, by maximum likelihood;
+    and `emotion_cosine`, so that the mean of the shares of words with and without an emotion that are on the right
+    side of it is largest."""
     trained = emotion_embeddings(model, processor, model.config.words)
     cosines = text_cosines(model, processor, trained, "validation")
-    cosines = {meaning: each.amax(-1) for meaning, each in cosines.items()}
-    emotional = torch.cat([cosines[label] for label in model.config.labels])
-    others = torch.cat([cosines[meaning] for meaning in NO_EMOTION])
+    emotional = [cosines[label] for label in model.config.labels]
+    labels = torch.arange(len(emotional)).repeat_interleave(torch.tensor([len(each) for each in emotional]))
+    emotional = torch.cat(emotional)
+    losses = torch.stack([F.cross_entropy(scale * emotional, labels) for scale in TEXT_SCALES])
+    model.config.text_scale = TEXT_SCALES[losses.argmin()].item()
+    emotional, others = emotional.amax(-1), torch.cat([cosines[meaning] for meaning in NO_EMOTION]).amax(-1)
     every = torch.cat([emotional, others]).sort().values
     limits = (every[1:] + every[:-1]) / 2
     right = (emotional >= limits[:, None]).float().mean(-1) + (others < limits[:, None]).float().mean(-1)
