@@ -12,7 +12,7 @@ from PIL import Image
 
 from demo import limits, neutral
 from demo.neutral import Resting
-from demo.verdict import Held, derived, likeliest, tag
+from demo.verdict import Held, derived
 from files_emoclip import count_scans
 from media_emoclip import SILENCE_PEAK, Box, InputError, SpeechDetector, clip_box
 from processing_emoclip import resample
@@ -39,11 +39,11 @@ class LiveAnswer(TypedDict):
     headline: str  # held against flicker
     labels: list[str]  # the emotions that it names, none to two
     line: str  # their numbers, of now
-    tag: str  # at the face's box
+    tag: str  # at the face's box, held, with the number of now
     others: list[Box]  # of the faces that are not followed, of now
     valence: float  # derived from `fused`; 0 where there is none
     arousal: float
-    likeliest: dict[str, list[str]]  # the emotions to mark in the "face", the "voice" and "fused", of now
+    likeliest: dict[str, list[str]]  # the emotions to mark in the "face", the "voice" and "fused", held as well
     took: dict[str, float]  # milliseconds: "find" and "recognise" of the frame, "voice" of the last window
     result: dict[str, Any]
 
@@ -206,15 +206,11 @@ class LiveSession:
             "headline": headline,
             "labels": list(said.labels),
             "line": line,
-            "tag": tag(self._face) if self._face else "",
+            "tag": said.tag(result) if said.face else "",
             "others": self._others,
             "valence": valence,
             "arousal": arousal,
-            "likeliest": {
-                name: list(likeliest(emotion))
-                for name, emotion in (("face", result.face), ("voice", result.voice), ("fused", result.fused))
-                if emotion
-            },
+            "likeliest": {name: list(getattr(said, name)) for name in ("face", "voice", "fused")},
             "took": self._took,
             "result": result.to_dict(),
         }

@@ -20,12 +20,15 @@ HELD_SECONDS = 0.6  # for which other words must be right before they replace th
 @dataclass(frozen=True)
 class Verdict:
     """`labels` are the emotions that the headline names, whose faces are drawn: none, one, or two. `kind` says how to
-    read two: "conflict" is of the face and of the voice, "unsure" the two likeliest."""
+    read two: "conflict" is of the face and of the voice, "unsure" the two likeliest. `face`, `voice` and `fused` are
+    the emotions that the bars of each mark, none where it is missing."""
 
     headline: str
     labels: tuple[str, ...]
     kind: str
-    sources: tuple[bool, bool]  # whether there is a face, and a voice
+    face: tuple[str, ...] = ()
+    voice: tuple[str, ...] = ()
+    fused: tuple[str, ...] = ()
 
     def line(self, result: FusedResult) -> str:
         """The numbers of a result, of what the headline names."""
@@ -38,41 +41,51 @@ class Verdict:
         word = next(word for least, word in CONFIDENCE.items() if round(scores[0], 2) >= least)
         return f"{word} confidence, {percent(scores[0])}"
 
+    def tag(self, result: FusedResult) -> str:
+        """What stands at the face's box."""
+        return _tag(self.face, result.face)
 
-NOTHING = Verdict("Nothing to go by", (), "nothing", (False, False))
+
+NOTHING = Verdict("Nothing to go by", (), "nothing")
 
 
 def verdict(result: FusedResult) -> Verdict:
     """The verdict on a result; NOTHING where there is neither a face nor a voice."""
     if result.fused is None:
         return NOTHING
-    sources = result.face is not None, result.voice is not None
+    marked = [likeliest(emotion) if emotion else () for emotion in (result.face, result.voice, result.fused)]
+    face, voice, both = marked
     if is_conflict(result):
-        labels = result.face.label, result.voice.label
-        return Verdict(f"Looks {adjective(labels[0])}, sounds {adjective(labels[1])}", labels, "conflict", sources)
-    labels = likeliest(result.fused)
-    if len(labels) == 2:
-        return Verdict(f"Hard to tell: {' or '.join(map(adjective, labels))}", labels, "unsure", sources)
-    word = adjective(labels[0])
-    if not all(sources):
-        headline = f"{'Looks' if result.face else 'Sounds'} {word}"
-    elif likeliest(result.face) == likeliest(result.voice) == labels:
+        labels = face + voice
+        return Verdict(f"Looks {adjective(labels[0])}, sounds {adjective(labels[1])}", labels, "conflict", *marked)
+    if len(both) == 2:
+        return Verdict(f"Hard to tell: {' or '.join(map(adjective, both))}", both, "unsure", *marked)
+    word = adjective(both[0])
+    if not (face and voice):
+        headline = f"{'Looks' if face else 'Sounds'} {word}"
+    elif face == voice == both:
         headline = f"Looks and sounds {word}"
     else:
         headline = f"Most likely {word}"
-    return Verdict(headline, labels, "sure", sources)
+    return Verdict(headline, both, "sure", *marked)
 
 
 def likeliest(emotion: Emotion) -> tuple[str, ...]:
-    """The label, with the second where that is close behind, or the answer unsure."""
+    """The label, with the second where that is close behind, or the answer unsure; two in the data's order, which does
+    not change as long as they are the same."""
     first, second = sorted(emotion.scores, key=lambda label: emotion.scores[label] or 0.0, reverse=True)[:2]
     close = (emotion.scores[first] or 0.0) - (emotion.scores[second] or 0.0) < AHEAD
-    return (first, second) if close or emotion.unsure else (first,)
+    return (
+        tuple(label for label in emotion.scores if label in (first, second)) if close or emotion.unsure else (first,)
+    )
 
 
 def tag(emotion: Emotion) -> str:
     """What stands at a face's box: "happy 96%", or "angry or sad"."""
-    labels = likeliest(emotion)
+    return _tag(likeliest(emotion), emotion)
+
+
+def _tag(labels: tuple[str, ...], emotion: Emotion) -> str:
     words = " or ".join(map(adjective, labels))
     return words if len(labels) == 2 else f"{words} {percent(emotion.scores[labels[0]])}"
 
@@ -92,19 +105,20 @@ def is_conflict(result: FusedResult) -> bool:
 
 
 class Held:
-    """The words of a stream of results, held against flicker: others replace them once they have been right for
-    HELD_SECONDS, or at once where a face or a voice came or went."""
+    """The words of a stream of results, and what its bars mark, held together against flicker: others replace them once
+    those that stand have been wrong for HELD_SECONDS, or at once where a face or a voice came or went."""
 
     def __init__(self) -> None:
-        self._shown, self._coming, self._since = NOTHING, NOTHING, 0.0
+        self._shown, self._right = NOTHING, 0.0  # and when that was right last, in seconds
 
     def __call__(self, result: FusedResult, time: float) -> Verdict:
         """The verdict to show for the result of a time, in seconds."""
         now = verdict(result)
-        if now.headline != self._coming.headline:
-            self._coming, self._since = now, time
-        if now.sources != self._shown.sources or time - self._since >= HELD_SECONDS:
-            self._shown = now
+        came_or_went = (bool(now.face), bool(now.voice)) != (bool(self._shown.face), bool(self._shown.voice))
+        if now == self._shown:
+            self._right = time
+        elif came_or_went or time - self._right >= HELD_SECONDS:
+            self._shown, self._right = now, time
         return self._shown
 
 
