@@ -75,9 +75,9 @@ def likeliest(emotion: Emotion) -> tuple[str, ...]:
     not change as long as they are the same."""
     first, second = sorted(emotion.scores, key=lambda label: emotion.scores[label] or 0.0, reverse=True)[:2]
     close = (emotion.scores[first] or 0.0) - (emotion.scores[second] or 0.0) < AHEAD
-    return (
-        tuple(label for label in emotion.scores if label in (first, second)) if close or emotion.unsure else (first,)
-    )
+    if not close and not emotion.unsure:
+        return (first,)
+    return tuple(label for label in emotion.scores if label in (first, second))
 
 
 def tag(emotion: Emotion) -> str:
@@ -105,8 +105,8 @@ def is_conflict(result: FusedResult) -> bool:
 
 
 class Held:
-    """The words of a stream of results, and what its bars mark, held together against flicker: others replace them once
-    those that stand have been wrong for HELD_SECONDS, or at once where a face or a voice came or went."""
+    """The words of a stream of results, and what its bars mark, held together against flicker: others replace them
+    once those that stand have been wrong for HELD_SECONDS, or at once where a face or a voice came or went."""
 
     def __init__(self) -> None:
         self._shown, self._right = NOTHING, 0.0  # and when that was right last, in seconds

@@ -1,5 +1,5 @@
-// A card to share, drawn in the browser from one moment of Live: the verdict, its drawn faces, the last minute, and the
-// picture only where that is wanted. It is sent nowhere but to where the visitor shares it.
+// A card to share, drawn in the browser from one moment of Live: the verdict, its drawn faces, the last minute, and
+// the picture only where that is wanted. It is sent nowhere but to where the visitor shares it.
 
 import { download } from "./csv.js";
 import { drawBands } from "./timeline.js";
@@ -41,7 +41,8 @@ export class Card {
 
   async #draw() {
     const { answer, moments, now, picture } = this.moment, pen = this.canvas.getContext("2d");
-    const faces = await Promise.all((answer.labels.length ? answer.labels : ["neutral"]).map((label) => this.#face(label)));
+    const labels = answer.labels.length ? answer.labels : ["neutral"];
+    const faces = await Promise.all(labels.map((label) => this.#face(label)));
     const background = pen.createLinearGradient(0, 0, WIDTH, HEIGHT);
     background.addColorStop(0, "#25254a");
     background.addColorStop(1, "#101018");
@@ -49,7 +50,8 @@ export class Card {
     pen.fillRect(0, 0, WIDTH, HEIGHT);
     let left = MARGIN;
     if (picture && this.tick.checked) {
-      const width = Math.min(400, (300 * picture.width) / picture.height), height = (width * picture.height) / picture.width;
+      const width = Math.min(400, (300 * picture.width) / picture.height);
+      const height = (width * picture.height) / picture.width;
       pen.save();
       pen.translate(left + width, MARGIN);
       pen.scale(-1, 1); // as the mirror on the page
@@ -89,7 +91,8 @@ export class Card {
     svg.setAttribute("width", 300);
     svg.setAttribute("height", 300);
     for (const line of svg.querySelectorAll("path, ellipse"))
-      line.setAttribute("style", "fill:none;stroke:#16161d;stroke-width:2.6;stroke-linecap:round;stroke-linejoin:round");
+      Object.assign(line.style,
+        { fill: "none", stroke: "#16161d", strokeWidth: 2.6, strokeLinecap: "round", strokeLinejoin: "round" });
     const image = new Image();
     image.src = `data:image/svg+xml,${encodeURIComponent(svg.outerHTML)}`;
     await image.decode();

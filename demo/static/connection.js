@@ -76,7 +76,7 @@ export class Frames {
     this.take();
   }
 
-  // Notes that a frame of a time was answered, and takes the next: "12 frames/s · 76 ms", or null where it was no frame.
+  // Notes that a frame of a time was answered, and takes the next: "12 frames/s · 76 ms", or null where it was none.
   answered(time) {
     if (this.inFlight === null || time === null || time < this.inFlight) return null;
     const now = this.clock(), delay = 1000 * (now - this.inFlight);

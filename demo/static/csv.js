@@ -3,7 +3,7 @@
 const SOURCES = ["face", "voice", "fused"];
 
 export function toCSV(moments, labels) {
-  const header = ["seconds", ...SOURCES.flatMap((source) => [source, ...labels.map((label) => `${source}_${label}`)]), "agreement"];
+  const columns = SOURCES.flatMap((source) => [source, ...labels.map((label) => `${source}_${label}`)]);
   const rows = moments.map((moment) => [
     moment.time.toFixed(2),
     ...SOURCES.flatMap((source) => [
@@ -12,7 +12,7 @@ export function toCSV(moments, labels) {
     ]),
     moment.agreement?.toFixed(3) ?? "",
   ]);
-  return [header, ...rows].map((row) => row.join(",") + "\r\n").join("");
+  return [["seconds", ...columns, "agreement"], ...rows].map((row) => row.join(",") + "\r\n").join("");
 }
 
 export function download(name, blob) {

@@ -15,7 +15,7 @@ const CAPTURE = `registerProcessor("capture", class extends AudioWorkletProcesso
 // Both together, so that the browser asks once; where one is missing or refused, the other alone: [stream, sentences].
 export async function openDevices() {
   if (!navigator.mediaDevices)
-    return [null, ["The browser gives the camera and the microphone only to a page opened over https or on localhost."]];
+    return [null, ["The browser gives camera and microphone only to a page opened over https or on localhost."]];
   const wanted = {
     video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" },
     audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false },

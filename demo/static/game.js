@@ -1,5 +1,5 @@
-// A game of thirty seconds: seven prompts, and points for how likely face and voice show what was asked for. With a camera
-// or a microphone alone, that one counts. Nothing is kept.
+// A game of thirty seconds: seven prompts, and points for how likely face and voice show what was asked for. With a
+// camera or a microphone alone, that one counts. Nothing is kept.
 
 const PROMPTS = [
   ["happy", "happy"], ["angry", "angry"], ["surprise", "happy"], ["neutral", "neutral"], ["happy", "angry"],
@@ -75,8 +75,9 @@ export class Game {
     this.summary.querySelector("h2").textContent = `${this.#total} of ${100 * PROMPTS.length} points`;
     this.summary.querySelector("ol").replaceChildren(
       ...PROMPTS.map((_, round) => {
-        const row = document.createElement("li");
-        row.append(this.#words(round), Object.assign(document.createElement("b"), { textContent: this.#points(round) }));
+        const row = document.createElement("li"), points = document.createElement("b");
+        points.textContent = this.#points(round);
+        row.append(this.#words(round), points);
         return row;
       }),
     );

@@ -56,7 +56,8 @@ export function start(element) {
     }
     if (visit !== mine) return close(mine);
     live.dataset.stage = mine.seen ? "camera" : "voice";
-    if (!mine.seen) mine.endWave = showWave(find(".wave"), mine.analyser, () => emotions[mine.heard ?? "neutral"].colour);
+    if (!mine.seen)
+      mine.endWave = showWave(find(".wave"), mine.analyser, () => emotions[mine.heard ?? "neutral"].colour);
     connect(mine);
   }
 

@@ -2,15 +2,15 @@
 
 export class Preview {
   constructor(live, view) {
-    Object.assign(this, { live, view, answers: [], timer: null });
+    Object.assign(this, { live, view, timer: null });
     this.video = live.querySelector("video.example");
     this.#load();
   }
 
   async #load() {
-    const answers = await fetch(new URL("look/preview.json", document.baseURI)).then((reply) => reply.ok ? reply.json() : []);
+    const reply = await fetch(new URL("look/preview.json", document.baseURI));
+    const answers = reply.ok ? await reply.json() : [];
     if (!this.video || !answers.length) return;
-    this.answers = answers;
     this.live.dataset.preview = "on";
     this.video.src = new URL(this.video.dataset.src, document.baseURI);
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) {

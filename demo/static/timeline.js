@@ -1,5 +1,5 @@
-// The last minute: two bands, the face's above the voice's. At each moment the emotions' probabilities stand one on the
-// other. Also the ribbon of the card to share.
+// The last minute: two bands, the face's above the voice's. At each moment the emotions' probabilities stand one on
+// the other. Also the ribbon of the card to share.
 
 export const SECONDS = 60;
 
@@ -43,7 +43,8 @@ export function drawBands(pen, emotions, moments, now, { left, width, gap, band,
     pen.beginPath();
     pen.rect(left, top, width - left, band);
     pen.clip();
-    const names = stretches(moments, source).flatMap((each) => drawStretch(pen, emotions, each, source, top, band, across));
+    const names = stretches(moments, source).flatMap(
+      (each) => drawStretch(pen, emotions, each, source, top, band, across));
     pen.fillStyle = "#0d0d12";
     pen.textAlign = "center";
     for (const [word, x, y] of names) pen.fillText(word, x, y); // after all colours: none covers a name

@@ -1,5 +1,5 @@
-// What an answer of the server looks like: the boxes in the picture, the verdict, the cards with their bars. Nothing is
-// decided here: which emotions are named and marked, the server says (demo/verdict.py).
+// What an answer of the server looks like: the boxes in the picture, the verdict, the cards with their bars. Nothing
+// is decided here: which emotions are named and marked, the server says (demo/verdict.py).
 
 import { percent, signed } from "./emotions.js";
 

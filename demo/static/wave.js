@@ -13,7 +13,8 @@ export function showWave(canvas, analyser, colour) {
     pen.lineWidth = 3 * dense;
     pen.lineJoin = "round";
     pen.beginPath();
-    samples.forEach((value, i) => pen.lineTo((i / samples.length) * width, height * (0.5 - 0.9 * Math.tanh(2 * value) / 2)));
+    samples.forEach((value, i) =>
+      pen.lineTo((i / samples.length) * width, height * (0.5 - 0.45 * Math.tanh(2 * value))));
     pen.stroke();
     requestAnimationFrame(draw);
   };
