@@ -120,6 +120,8 @@ class LiveSession:
 
     def add_audio(self, samples: np.ndarray, time: float) -> None:
         """Adds sound (T,) float32, -1..1, that ended at a time in the page's seconds."""
+        if not len(samples):
+            return
         start = time - len(samples) / self._rate
         if self._sound_end is not None and abs(start - self._sound_end) > MAX_GAP_SECONDS:
             self._sound, self._unscored, self._silent = self._sound[:0], 0, 0

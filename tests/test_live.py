@@ -194,6 +194,13 @@ def test_the_window_is_contiguous(session, speech):
     assert len(session._sound) == 3 * RATE
 
 
+def test_a_piece_of_sound_without_a_sample_is_no_news(session, speech):
+    session.add_audio(speech, 3.0)
+    before = vars(session).copy()
+    session.add_audio(speech[:0], 3.0)
+    assert vars(session) == before
+
+
 def test_a_microphone_at_another_rate_is_heard_alike(app, session, speech):
     other = LiveSession(app.pipe.recognizer, 48_000)
     other.add_audio(AF.resample(torch.from_numpy(speech), RATE, 48_000).numpy(), 3.0)
