@@ -106,6 +106,8 @@ def evaluate_strangers(pipe: EmotionRecognitionPipeline, args: argparse.Namespac
     }
     if not given:
         raise ValueError("Name --faces, --voices or both, whom the answers are to be about.")
+    if len({Path(source).stem for source in given.values()}) < len(given):
+        raise ValueError("Figures go by their files' names: rename one of the two, or give one at a time.")
     datasets = {head: load_labelled(source, head) for head, source in given.items()}
     return {
         Path(given[head]).stem: {"source": head} | evaluate_outside(pipe.recognizer, head, dataset, args.face_crops)

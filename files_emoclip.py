@@ -9,6 +9,7 @@ PyAV, soundfile and pillow-heif are needed only by the inputs that use them.
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -47,7 +48,8 @@ DECODE_ERRORS = (ValueError, IndexError) if av is None else (av.FFmpegError, Val
 SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's own noise
 LFS_POINTER = b"version https://git-lfs"  # what stands in the place of a file that git-lfs has not fetched
 MAX_SOUND_TRACKS = 8  # that are looked at, each to its first sound; a film has as many languages
-START_OF_SCAN = b"\xff\xda"  # in the data of a scan, no 255 stands before a number other than 0
+#: Of a JPEG, with one to four components; decoders refuse one of another length.
+SCAN_HEADER = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 BLOCK_BYTES = 2**20
 TILE_WIDTH, TILE_LENGTH, ROWS_PER_STRIP = 322, 323, 278  # TIFF's tags
 SHOWN_NAME = 80  # letters of a path that a sentence repeats
@@ -198,14 +200,16 @@ def count_scans(data: BinaryIO) -> int:
     """How many scans there are in all JPEGs of a file, thumbnails among them.
 
     Every scan may go over all of the pixels, and twelve bytes are a scan: half a megabyte can ask for 40,000 looks at
-    a picture. Progressive photos have about ten.
+    a picture. Progressive photos have about ten. Only whole headers count: a phone's photo may have a film behind it,
+    in which the marker alone stands often.
     """
     position = data.tell()
     data.seek(0)
     count, last = 0, b""
     while block := data.read(BLOCK_BYTES):
-        count += (last + block).count(START_OF_SCAN)
-        last = block[-1:]
+        block = last + block
+        count += len(SCAN_HEADER.findall(block))
+        last = block[-4:]  # less than a header
     data.seek(position)
     return count
 

@@ -33,7 +33,7 @@ from hub import NEEDED, HubError, fetch, load_pipeline
 from prediction.inputs import find_inputs
 from prediction.output import Output, columns, parts_of, rows_of, summary
 from prediction.plot import draw, picture_of
-from prediction.work import Answer, recognize
+from prediction.work import NOT_THE_FILES, Answer, recognize
 from video_emoclip import SAMPLES_PER_SECOND, VideoResult, What
 
 SAVE_SECONDS = 10.0  # of work that an interruption may cost
@@ -138,15 +138,16 @@ def main():
     try:
         with tqdm(desc=name, total=len(share), bar_format=BAR, disable=not state.is_main_process) as bar:
             save(recognize(rows, pipe.recognizer, threads, args.what, bar.update), output, args)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            print(summary(output.finish()))
+            output.clear()
+            print(f"Saved to {path}")
     except KeyboardInterrupt:
         sys.exit("predict_hf.py: interrupted; the same command goes on.")
-    except (ImportError, OSError) as error:
-        sys.exit(f"predict_hf.py: {error}; then the same command goes on.")
-    state.wait_for_everyone()
-    if state.is_main_process:
-        print(summary(output.finish()))
-        output.clear()
-        print(f"Saved to {path}")
+    except (OSError, *NOT_THE_FILES) as error:
+        reason = str(error) or type(error).__name__
+        sys.exit(f"predict_hf.py: {reason.rstrip('.')}; once that is mended, the same command goes on.")
 
 
 if __name__ == "__main__":

@@ -427,10 +427,14 @@ class Recognizer:
     def logits(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
         """A head's calibrated logits (N, C) for rows (N, ...) of what its tower takes, in the reading, relative to the
         baseline."""
-        logits = getattr(self.model, f"{head}_head")(self._features(head, rows)).float()
+        logits = self._own_logits(head, rows)
         if self.baseline is not None and (shift := self.baseline.shift(head, self.model.config)) is not None:
             logits = logits + torch.tensor(shift, device=logits.device)
         return self.model.calibrate(head, logits, self.reading)
+
+    def _own_logits(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
+        """(N, C), not calibrated."""
+        return getattr(self.model, f"{head}_head")(self._features(head, rows)).float()
 
     def _features(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
         """(N, D), not normalised."""
@@ -478,6 +482,7 @@ class Recognizer:
             for row, value, sees, hears in zip(fused, agreement.tolist(), seen.tolist(), heard.tolist())
         ]
 
+    @torch.no_grad()
     def baseline_of(self, observation: Observation) -> Baseline:
         """The baseline of a person, observed at rest: the largest face, and the mean over the windows of speech.
 
@@ -488,17 +493,15 @@ class Recognizer:
         model = fingerprint(self.model.config)
         if observation.faces is None and observation.voice is None:
             raise InputError(*observation.messages)
-        plain = copy.copy(self)
-        plain.baseline = None
 
-        def mean(head: Head, log_probs: torch.Tensor) -> dict[str, float]:
-            own = self.model.calibrate(head, log_probs, self.reading, undo=True).log_softmax(-1).mean(0).tolist()
+        def mean(head: Head, rows: torch.Tensor) -> dict[str, float]:
+            own = self._own_logits(head, rows).log_softmax(-1).mean(0).tolist()
             return {self.labels[i]: round(value, 4) for i, value in enumerate(own) if value > -math.inf}
 
         faces, voice = observation.faces, observation.voice
         return Baseline(
-            face=mean("face", plain.face_log_probs(faces.crops[:1])) if faces else None,
-            voice=mean("voice", plain.voice_log_probs(voice.windows)) if voice else None,
+            face=mean("face", self.face_inputs(faces.crops[:1])) if faces else None,
+            voice=mean("voice", voice.windows) if voice else None,
             model=model,
         )
 

@@ -121,7 +121,8 @@ def main():
 
     result = trainer.train(resume_from_checkpoint=resume)
     trainer.log_metrics("train", result.metrics)
-    trainer.log_metrics("eval", trainer.evaluate())
+    prediction = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    trainer.log_metrics("eval", prediction.metrics)
     if not trainer.is_world_process_zero():
         return
     folder, model, processor = Path(args.output_dir), trainer.model, trainer.processor

@@ -20,4 +20,5 @@ image = Image.open(io.BytesIO(sys.stdin.buffer.read()))
 image.load()
 with contextlib.suppress(Exception):  # EXIF is damaged often; the picture itself is whole
     image = ImageOps.exif_transpose(image)
-sys.stdout.buffer.write(f"{image.mode} {image.width} {image.height}\n".encode() + image.tobytes())
+sys.stdout.buffer.write(f"{image.mode} {image.width} {image.height}\n".encode())
+sys.stdout.buffer.write(image.tobytes())

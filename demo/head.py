@@ -14,7 +14,7 @@ from demo.page import asset
 TITLE = "EmoCLIP: what your face and your voice show"
 DESCRIPTION = (
     "See which emotion your face and your voice show, live, and whether they agree. One small network on the demo's "
-    "own server: nothing is saved."
+    "own server: nothing is kept."
 )
 # Of demo.css, what would move the page if it came as late as that does.
 FIRST_STYLE = (

@@ -38,7 +38,7 @@ def live_page(knows_neutral: bool) -> str:
         <button type="button" class="no-camera">No camera? Try an example</button>
       </div>
       <ul class="messages" aria-live="polite"></ul>
-      <div class="prompt asked" role="status" hidden><b></b><span class="track"><i></i></span><small></small></div>
+      <div class="prompt asked" hidden><b role="status"></b><span class="track"><i></i></span><small></small></div>
       <div class="prompt resting" role="status" hidden><b>Rest your face, and talk in your normal voice</b>
         <span class="track"><i></i></span></div>
       <div class="rate expert" aria-hidden="true"></div>

@@ -102,8 +102,8 @@ class LiveSession:
         with self._timed("recognise"):
             faces = self.recognizer.frame_faces(pixels, [square])
             log_probs = self.recognizer.face_log_probs(faces.crops)[0]
-        if self._resting is not None:
-            self._resting.faces = faces
+        if (resting := self._resting) is not None:  # the page may drop it meanwhile
+            resting.faces = faces
         if self._face is None:
             self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = max(time, self._face_time)
@@ -163,15 +163,20 @@ class LiveSession:
     @property
     def neutral_due(self) -> bool:
         """Whether the seconds that make a baseline are over."""
-        return self._resting is not None and self._now >= self._resting.end
+        resting = self._resting
+        return resting is not None and self._now >= resting.end
 
     def settle_neutral(self) -> None:
-        """Makes the baseline: from now on, answers are relative to it."""
-        resting, self._resting = self._resting, None
+        """Makes the baseline: from now on, answers are relative to it, unless it was dropped meanwhile."""
+        resting, failed = self._resting, ""
+        if resting is None:
+            return
         try:
-            self.recognizer = resting.adapted(self._plain)
+            adapted = resting.adapted(self._plain)
         except InputError as error:
-            self._neutral_failed = " ".join(error.sentences)
+            adapted, failed = self._plain, " ".join(error.sentences)
+        if self._resting is resting:
+            self.recognizer, self._neutral_failed, self._resting = adapted, failed, None
 
     @property
     def _now(self) -> float:

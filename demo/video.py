@@ -32,7 +32,8 @@ ANALYSIS_SHARE = 0.5  # of the whole time; the rest draws the annotated video
 HIDDEN = gr.update(value=None, visible=False)  # the player, where there is nothing to play
 EMPTY = placeholder("The timeline appears here", "Upload or record a video and press Recognise.")
 WAITING = placeholder(
-    "Waiting for its turn …", "One video is watched at a time: this one is next, or waits for those before it."
+    "Waiting for its turn …",
+    "Two videos are watched at a time, one of each visitor: this one waits for those before it.",
 )
 CANCELLED = "Cancelled. The video was not watched to its end."
 LIMITS = f"Up to {MAX_VIDEO_SECONDS / 60:.0f} minutes and {MAX_UPLOAD.removesuffix('mb')} MB. "

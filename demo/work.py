@@ -49,9 +49,9 @@ def decode_apart(source: str | bytes) -> str | bytes | Image.Image:
         raise InputError("The photo took too long to read and was given up: save it as a JPEG.") from None
     except subprocess.CalledProcessError:
         raise InputError(DAMAGED_PHOTO) from None
-    head, _, pixels = decoded.stdout.partition(b"\n")
-    mode, width, height = head.decode().split()
-    return Image.frombytes(mode, (int(width), int(height)), pixels)
+    head = decoded.stdout.index(b"\n")
+    mode, width, height = decoded.stdout[:head].decode().split()
+    return Image.frombytes(mode, (int(width), int(height)), memoryview(decoded.stdout)[head + 1 :])
 
 
 def check_video(source: str | bytes) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Audio, Dataset, Image, Video
+from datasets.exceptions import DatasetsError
 from torch.utils.data import ConcatDataset
 
 from files_emoclip import FileSource
@@ -49,7 +50,7 @@ def find_inputs(sources: Collection[str | os.PathLike], leave_out: Collection[Pa
     Raises:
         ValueError: a source is not there, cannot be read or holds nothing.
     """
-    skipped = {path.resolve() for path in leave_out}
+    skipped = {path.absolute() for path in leave_out}
     parts: list[Sequence[Row]] = []
     digest = hashlib.sha256()
     for source in map(Path, sources):
@@ -75,7 +76,7 @@ def find_inputs(sources: Collection[str | os.PathLike], leave_out: Collection[Pa
 def _walk(folder: Path, skipped: set[Path]) -> Iterator[Path]:
     """The files in a folder and in those within, in an order of their own."""
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith(".") or entry.resolve() in skipped:
+        if entry.name.startswith(".") or entry.absolute() in skipped:
             continue
         if entry.is_dir() and not entry.is_symlink():  # a link may lead back
             yield from _walk(entry, skipped)
@@ -93,8 +94,11 @@ def _read_list(file: Path) -> list[Row]:
 
 def _read_csv(file: Path) -> list[Row]:
     reader = csv.DictReader(io.StringIO(_read_text(file), newline=""))
-    columns = _columns(file, reader.fieldnames or [])
-    return [{name: _beside(file, row[name]) for name in columns} for row in reader]
+    try:
+        columns = _columns(file, reader.fieldnames or [])
+        return [{name: _beside(file, row[name]) for name in columns} for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"Line {reader.line_num} of {file} is no line of a table: {error}.") from None
 
 
 def _read_jsonl(file: Path) -> list[Row]:
@@ -118,7 +122,7 @@ class _Parquet(Sequence):
         try:
             columns = _columns(file, pq.read_schema(file).names)
             self._table = Dataset.from_parquet(str(file), columns=columns)
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, DatasetsError, OSError):
             raise ValueError(f"{file} is not a Parquet file that can be read.") from None
         for name, feature in self._table.features.items():
             if isinstance(feature, (Audio, Image, Video)):
@@ -171,4 +175,4 @@ def name_of(source: FileSource | None) -> str | None:
     """How a result names an input: its path, or the name that a table's own file has in it. Bytes that are no UTF-8,
     which paths may hold and tables may not, are replaced."""
     name = source.get("path") if isinstance(source, dict) else source
-    return name if name is None else name.encode(errors="surrogateescape").decode(errors="replace")
+    return name if name is None else name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

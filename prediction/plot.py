@@ -7,13 +7,14 @@ import numpy as np
 from prediction.work import Answer
 from video_emoclip import VideoResult
 
+MOST_OF_A_NAME = 60  # characters, of a file's name in its picture's: file systems bear 255 bytes
 TITLES = {"face": "looks", "voice": "sounds", "fused": "together"}
 
 
 def picture_of(answer: Answer, folder: Path) -> Path:
     """Where an answer's picture is put: its number and its file's name tell it from all others."""
     name = next((name for name in answer.names.values() if name), "video")
-    return folder / f"{answer.number:06}-{Path(name).stem}.png"
+    return folder / f"{answer.number:06}-{Path(name).stem[:MOST_OF_A_NAME]}.png"
 
 
 def draw(video: VideoResult, path: Path, colours: dict[str, str]) -> None:

@@ -84,7 +84,7 @@ def recognize(
         progress: called by one thread at a time as rows are read, and while videos are watched: with the part of a row
             that was done since, 1 for a whole one.
     Raises:
-        ImportError: a package that reads an input is not installed.
+        ImportError, MemoryError, RuntimeError: what is no file's fault: a package is missing, or the machine fails.
     """
     shared, answers = _Shared(rows, progress), queue.Queue(maxsize=4 * ROWS_PER_FORWARD)
 

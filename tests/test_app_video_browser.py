@@ -148,7 +148,7 @@ def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, 
     add(page, clip)
     recognise(page)
     expect(page.locator("#video-answer [role=progressbar]")).to_be_visible()
-    expect(page.locator("#video-answer")).to_contain_text("left")  # how long it will take
+    expect(page.locator("#video-answer")).to_contain_text("left", timeout=60_000)  # how long it will take
     other = open_video()
     add(other, clip)
     recognise(other)

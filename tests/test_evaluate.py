@@ -308,7 +308,7 @@ def test_five_folds_are_trained_tested_and_not_trained_again(folds, monkeypatch)
         finish_fold3(folds)
 
     monkeypatch.setattr(evaluate_hf.subprocess, "run", train)
-    figures = evaluate_hf.evaluate_folds(folds, ["--num_train_epochs", "2"])
+    figures = evaluate_hf.evaluate_folds(folds, {"faces": None, "voices": None}, ["--num_train_epochs", "2"])
     output = ["--output_dir", str(folds / "fold3"), "--do_predict", "true"]
     assert trained == [["--fold", "3", *output, "--num_train_epochs", "2"]]
     assert [each["fold"] for each in figures["folds"]] == [0, 1, 2, 3, 4]
@@ -322,7 +322,7 @@ def test_five_folds_are_trained_tested_and_not_trained_again(folds, monkeypatch)
 def test_a_fold_that_was_tested_on_something_else_is_refused(folds):
     shutil.copytree(folds / "fold2", folds / "fold3")
     with pytest.raises(ValueError, match="fold3 was not tested on fold 3: train it with --do_predict"):
-        evaluate_hf.evaluate_folds(folds, [])
+        evaluate_hf.evaluate_folds(folds, {"faces": None, "voices": None}, [])
 
 
 def test_the_picture_is_drawn(tmp_path, parts):

@@ -42,7 +42,7 @@ def test_the_shares_of_a_face_add_up_to_the_evidence(recognizer, monkeypatch):
     [result] = recognizer.score([observation])
     inputs = recognizer.face_inputs(observation.faces.crops)
     with torch.no_grad():
-        logits = recognizer.model(pixel_values=torch.cat([inputs, torch.zeros_like(inputs)])).face_logits
+        logits = recognizer.logits("face", torch.cat([inputs, torch.zeros_like(inputs)]))
     gain = logits.log_softmax(-1)[:, LABELS.index(result.face.label)].diff().neg()
     [face] = explain(recognizer, observation, result)
     assert face.label == result.face.label and face.values.sum() == pytest.approx(gain.item(), rel=0.1)

@@ -604,7 +604,8 @@ def test_the_space_is_published_by_the_pages_command_and_starts_on_a_model_of_th
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     # ZeroGPU's package: what the demo asks of it, and that it is imported before torch.
-    (folder / "spaces.py").write_text("import sys\nassert 'torch' not in sys.modules\nGPU = list().append\n")
+    stand_in = "import sys\nassert 'torch' not in sys.modules\nGPU = lambda duration: lambda why: why\n"
+    (folder / "spaces.py").write_text(stand_in)
     older = published.add("models", "me/moved", whole | {"results.json": b'{"face": {"n": 8, "accuracy": 0.25}}'})
     published.add("models", "me/moved", {"results.json": b'{"face": {"n": 8, "accuracy": 0.5}}'})
     code = """

@@ -85,7 +85,8 @@ def test_what_cameras_and_programs_make_is_not(photo):
 
 def test_scans_are_counted_across_blocks(monkeypatch):
     monkeypatch.setattr("files_emoclip.BLOCK_BYTES", 3)
-    assert count_scans(io.BytesIO(b"..\xff\xda.\xff\xda\xff" * 5)) == 10
+    header = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
+    assert count_scans(io.BytesIO(b"..\xff\xda." * 9 + (header + b"\xff") * 10)) == 10
 
 
 @pytest.mark.parametrize("words", [5, True, 1.5, {"happy": 1}, [1], [None], ["happy", {}], ["\ud800"], "\udfff"])

@@ -86,9 +86,9 @@ def test_face_and_voice_give_the_whole_result(pipe):
         assert sum(known.values()) == pytest.approx(1, abs=1e-5)
         assert result[source]["label"] == max(known, key=known.get)
     assert result["voice"]["scores"]["surprise"] is None
-    assert set(result["face"]) == {"label", "scores", "box", "detector", "others"}
-    assert set(result["voice"]) == {"label", "scores", "segments"}
-    assert set(result["fused"]) == {"label", "scores"}
+    assert set(result["face"]) == {"label", "scores", "unsure", "box", "detector", "others"}
+    assert set(result["voice"]) == {"label", "scores", "unsure", "segments"}
+    assert set(result["fused"]) == {"label", "scores", "unsure"}
     assert math.isfinite(result["agreement"])
     assert result["messages"] == []
 
@@ -105,7 +105,9 @@ def test_fusion_and_agreement_are_the_models_own(pipe):
     def log_probs(scores: dict) -> torch.Tensor:
         return torch.tensor([[-math.inf if score is None else math.log(score) for score in scores.values()]])
 
-    fused, agreement = pipe.model.fuse(log_probs(result.face.scores), log_probs(result.voice.scores))
+    fused, agreement = pipe.model.fuse(
+        log_probs(result.face.scores), log_probs(result.voice.scores), reading="perceived"
+    )
     assert result.agreement == pytest.approx(agreement.item(), abs=1e-4)
     assert list(result.fused.scores.values()) == pytest.approx(fused[0].exp().tolist(), abs=1e-4)
 

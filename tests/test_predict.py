@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -354,11 +355,22 @@ def photos(tmp_path_factory) -> Path:
 
 
 def work(arguments: list[str], environment: dict[str, str]) -> None:
-    """A process of the command, which saves after every answer."""
+    """A process of the command, which saves after every answer, and waits to be killed where there are STOP_AT
+    parts."""
     os.environ.update(environment)
     predict_hf.SAVE_SECONDS = 0
     prediction.work.ROWS_PER_FORWARD = 1
     sys.argv = ["predict_hf.py", *arguments]
+    if goal := int(environment.get("STOP_AT", 0)):
+        write, stopped = Output.write, threading.Event()
+
+        def write_and_stop(output: Output, rows: list[dict]) -> None:
+            write(output, rows)
+            if parts(output.path) >= goal and not stopped.is_set():
+                stopped.set()
+                threading.Event().wait()
+
+        Output.write = write_and_stop
     predict_hf.main()
 
 
@@ -392,8 +404,8 @@ def test_killed_five_times_it_is_complete_and_without_doubles(checkpoint, photos
     random = np.random.default_rng(0)
     seen = 0
     for kill in [signal.SIGKILL] * 4 + [signal.SIGINT]:
-        process = start(arguments)
         goal = seen + random.integers(1, 4)
+        process = start(arguments, {"STOP_AT": str(goal)})
         while parts(output) < goal:
             assert process.exitcode is None
             process.join(0.005)

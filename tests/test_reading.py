@@ -129,6 +129,24 @@ def test_half_of_what_is_the_persons_own_is_taken_off(pipe, tmp_path):
     assert relative.face.scores["happy"] < plain.face.scores["happy"]  # somebody whose face at rest looks happy
 
 
+def test_a_baseline_is_of_the_heads_own_logits_whatever_the_reading(pipe):
+    """Temperatures differ from class to class, and from reading to reading: none of it is in a baseline."""
+    config = pipe.model.config
+    for head, labels in (("face", LABELS), ("voice", VOICE_LABELS)):
+        config.perceived[f"{head}_temperature"] = {label: 0.5 + 0.3 * i for i, label in enumerate(labels)}
+    given = {"image": str(ASTRONAUT), "audio": str(READING)}
+    recognizer = pipe.recognizer
+    perceived, acted = (
+        recognizer.adapted(reading).baseline_of(recognizer.observe(**given)) for reading in ("perceived", "acted")
+    )
+    assert vars(perceived) == vars(acted)
+    [face] = recognizer.observe(str(ASTRONAUT)).faces.crops
+    with torch.no_grad():
+        logits = pipe.model(**pipe.processor(images=[face], return_tensors="pt")).face_logits
+        own = pipe.model.calibrate("face", logits, undo=True).log_softmax(-1)[0]
+    assert list(acted.face.values()) == pytest.approx(own.tolist(), abs=1e-3)
+
+
 def test_a_baseline_is_kept_as_a_few_numbers_and_comes_back_as_it_was(pipe, tmp_path):
     baseline = pipe.baseline(audio=str(READING))
     assert baseline.face is None

@@ -90,15 +90,16 @@ def calibrate(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcesso
         if (at_rest := logits[labels == NEUTRAL].log_softmax(-1)).numel():
             neutral[head] = by_label(at_rest.mean(0).tolist(), taught)
         votes = votes_for(dataset)
-        if votes is None:
+        if votes is None or not (voted := votes.sum(-1) > 0).any():
             continue
-        voted = votes.sum(-1) > 0
         shares = votes[voted] / votes[voted].sum(-1, keepdim=True)
         temperature, bias = calibration = fit_calibration(logits[voted], shares)
         prior = (shares.sum(0) + 1 / len(taught)) / (len(shares) + 1)  # a class that nobody chose is not impossible
         by_votes = {"prior": prior.tolist(), "temperature": temperature, "bias": bias}
         perceived |= {f"{head}_{field}": by_label(numbers, taught) for field, numbers in by_votes.items()}
-        perceived[f"{head}_threshold"] = fit_threshold(apply(calibration, logits), clear_majority(dataset))
+        perceived[f"{head}_threshold"] = fit_threshold(
+            apply(calibration, logits[voted]), clear_majority(dataset)[voted]
+        )
     config.neutral = neutral if len(neutral) == len(HEADS) else None
     if perceived:
         # Faces are what is expected: the voices are of a corpus in which people hear every second one as neutral.
@@ -116,4 +117,4 @@ def apply(calibration: tuple[list[float], list[float]], logits: torch.Tensor) ->
 
 def by_label(numbers: list[float], taught: list[str]) -> dict[str, float]:
     """Numbers of all LABELS (C,), by the label, of those that a head was taught."""
-    return {label: round(number, 4) for label, number in zip(LABELS, numbers) if label in taught}
+    return {label: round(number, 6) for label, number in zip(LABELS, numbers) if label in taught}

@@ -74,7 +74,7 @@ def describe_perceived(
         Accuracy, recall and F1 against the clear majority of the voters, where there is one (scores are shares of the
         voters, and no probabilities that most of them say so: they have no calibration error); `one_person`, see
         `one_against_others`; `cross_entropy` to the votes, in nats, and `votes_entropy`, which no model can go below;
-        `selective`, over all faces or voices, where an answer without a clear majority counts as wrong.
+        `selective`, over all that anybody voted on, where an answer without a clear majority counts as wrong.
     """
     votes = votes_for(dataset)
     if votes is None:
@@ -92,7 +92,7 @@ def describe_perceived(
         "one_person": one_against_others(dataset),
         "cross_entropy": -(shares * log_probs[voted].clamp(min=-1e4)).sum(-1).mean().item(),
         "votes_entropy": -(shares * log_shares).sum(-1).mean().item(),
-        "selective": selective(probs, majority, model.config.head(head, "perceived").threshold),
+        "selective": selective(probs[voted], majority[voted], model.config.head(head, "perceived").threshold),
     }
     return {f"{head}_perceived": figures}
 

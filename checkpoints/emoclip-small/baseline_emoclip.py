@@ -66,7 +66,7 @@ class Baseline:
         own, people = getattr(self, head), config.neutral[head]
         if own is None:
             return None
-        return [WEIGHT * (people[label] - own[label]) if label in people else 0.0 for label in config.labels]
+        return [WEIGHT * (people[label] - own[label]) if label in own else 0.0 for label in config.labels]
 
 
 def finite(values: dict[str, float]) -> dict[str, float]:

@@ -208,7 +208,7 @@ class EmoCLIPConfig(PreTrainedConfig):
         classifier_dropout: before each head.
         words: for each emotion, the words that the text tower was trained on.
         emotion_cosine: how close to the words of an emotion, as a cosine, a text must be at least to mean one; None
-            where the text tower was taught no words without an emotion.
+            where it was not fitted.
         text_scale: factor of those cosines in the probabilities of a text read alone; None for that of faces' texts.
         prompt_templates: sentences with one `{}`, where a word goes.
         format_version: of config.json; code refuses what is newer than itself.

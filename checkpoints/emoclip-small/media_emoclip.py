@@ -95,7 +95,7 @@ except ImportError:
 
 # Photos
 MAX_IMAGE_PIXELS = 64_000_000  # checked before decoding; 192 MB as RGB, more than a 50-megapixel phone makes
-MAX_SCANNED_PIXELS = 640_000_000  # pixels times scans of a JPEG: the largest photo, saved progressively
+MAX_SCANNED_PIXELS = 768_000_000  # pixels times scans of a JPEG: the largest photo, saved progressively
 MIN_IMAGE_SIDE = 16  # pixels; below it there is no face to see
 DAMAGED_PHOTO = "The photo is damaged and cannot be read: choose another one, or save it anew."
 BITS = (8, 10, 12)  # of cameras whose numbers are stored in 16

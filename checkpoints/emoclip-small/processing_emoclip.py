@@ -493,7 +493,8 @@ class EmoCLIPFeatureExtractor(VoiceExtractor):
         return (self.to_images(decibels, STORED_DB)[:, 0] * 256).clamp(max=255).to(torch.uint8)
 
     def to_decibels(self, stored: torch.Tensor) -> torch.Tensor:
-        """Bytes (B, mel bands, frames) to decibels below the loudest point, at the middles of their levels."""
+        """Bytes (B, mel bands, frames) to decibels below the loudest point, at the middles of their levels; too low
+        ones where the softest point of a recording without a pause was nearer than STORED_DB."""
         return STORED_DB * ((stored.float() + 0.5) / 256 - 1)
 
     def decode(self, stored: torch.Tensor) -> torch.Tensor:

@@ -39,8 +39,9 @@ OPSET, IR_VERSION = 18, 10  # of ONNX: what onnxruntime 1.18 reads, and all afte
 class Towers:
     """The features of faces and of voices, by one runtime or the other.
 
-    Gradients, training, GPUs and weights in half precision are PyTorch's, whatever the runtime. Weights that an
-    optimizer or `load_state_dict` changed are noticed. Threads may share one object; copies and pickles are made anew.
+    Gradients, training, GPUs and weights in half precision are PyTorch's, whatever the runtime. Weights that are
+    written to, as an optimizer and `load_state_dict` do, are noticed; other tensors in their place are not. Threads
+    may share one object; copies and pickles are made anew.
 
     Args:
         model: `EmoCLIPForEmotionClassification`.

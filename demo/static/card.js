@@ -22,15 +22,18 @@ export class Card {
 
   // Of an answer, the moments of the last minute until `now`, and the camera's <video>, or null where there is none.
   async open(answer, moments, now, video) {
-    this.moment = { answer, moments: [...moments], now, picture: video && (await createImageBitmap(video)) };
+    const moment = (this.moment = { answer, moments: [...moments], now, picture: null });
+    moment.picture = video && (await createImageBitmap(video).catch(() => null)); // no frame came yet
     this.tick.checked = false;
-    this.tick.closest("label").hidden = !video;
+    this.tick.closest("label").hidden = !moment.picture;
     await this.#draw();
-    this.dialog.showModal();
+    if (this.moment === moment) this.dialog.showModal();
+    else moment.picture?.close();
   }
 
   close() {
     if (this.dialog.open) this.dialog.close();
+    else this.moment = null; // it may be about to open
   }
 
   #forget() {
@@ -40,6 +43,7 @@ export class Card {
   }
 
   async #draw() {
+    if (!this.moment) return;
     const { answer, moments, now, picture } = this.moment, pen = this.canvas.getContext("2d");
     const labels = answer.labels.length ? answer.labels : ["neutral"];
     const faces = await Promise.all(labels.map((label) => this.#face(label)));

@@ -55,8 +55,14 @@ export async function openSound(stream, hear) {
     source = context.createMediaStreamSource(heard);
   }
   const address = URL.createObjectURL(new Blob([CAPTURE], { type: "text/javascript" }));
-  await context.audioWorklet.addModule(address);
-  URL.revokeObjectURL(address);
+  try {
+    await context.audioWorklet.addModule(address);
+  } catch (error) {
+    context.close();
+    throw error;
+  } finally {
+    URL.revokeObjectURL(address);
+  }
   const capture = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0, channelCount: 1 });
   capture.port.onmessage = ({ data }) => hear(data);
   source.connect(capture);

@@ -55,6 +55,7 @@ export function start(element) {
       find(".picture").style.aspectRatio = `${video.videoWidth || 4} / ${video.videoHeight || 3}`;
     }
     if (visit !== mine) return close(mine);
+    if (!mine.seen && !mine.analyser) return stop(mine.notes.join(" "), "failed");
     live.dataset.stage = mine.seen ? "camera" : "voice";
     if (!mine.seen)
       mine.endWave = showWave(find(".wave"), mine.analyser, () => emotions[mine.heard ?? "neutral"].colour);
@@ -125,6 +126,7 @@ export function start(element) {
     if (message.type === "error") return stop(message.message, "failed");
     if (message.type === "waiting") {
       game.end();
+      neutral.show(null, 0); // the server forgot it with the place
       if (live.dataset.state === "on") age(mine);
       const people = message.before === 1 ? "One person is" : `${message.before} people are`;
       show("waiting", message.before ? `${people} before you: your turn comes by itself.` : "You are next.");

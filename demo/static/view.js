@@ -14,7 +14,7 @@ export class View {
   // `mirrored`: whether the picture is shown as a mirror shows it.
   draw(answer, mirrored = true) {
     const { face, voice, fused } = answer.result;
-    this.#box(face, answer.tag, answer.size, mirrored);
+    this.#box(face, answer.likeliest.face?.[0], answer.tag, answer.size, mirrored);
     this.#others(answer.others ?? [], answer.size, mirrored);
     this.#card("Face", face, "smoothed", answer.likeliest.face);
     this.#card("Voice", voice, "last 3 s", answer.likeliest.voice);
@@ -27,13 +27,14 @@ export class View {
     this.messages([]);
   }
 
-  #box(face, tag, size, mirrored) {
+  #box(face, label, tag, size, mirrored) {
     const box = this.find(".box.main");
     box.hidden = !face;
     if (!face) return;
     place(box, face.box, size, mirrored);
-    box.style.setProperty("--colour", this.emotions[face.label].colour);
-    box.style.setProperty("--ink", this.emotions[face.label].ink);
+    const { colour, ink } = this.emotions[label ?? face.label]; // as its tag, which is held against flicker
+    box.style.setProperty("--colour", colour);
+    box.style.setProperty("--ink", ink);
     const [x, y, width, height] = face.box;
     const atTop = y < 0.12 * size[1];
     box.classList.toggle("below", atTop && y + height <= 0.88 * size[1]);
