@@ -362,12 +362,11 @@ def work(arguments: list[str], environment: dict[str, str]) -> None:
     prediction.work.ROWS_PER_FORWARD = 1
     sys.argv = ["predict_hf.py", *arguments]
     if goal := int(environment.get("STOP_AT", 0)):
-        write, stopped = Output.write, threading.Event()
+        write = Output.write
 
         def write_and_stop(output: Output, rows: list[dict]) -> None:
             write(output, rows)
-            if parts(output.path) >= goal and not stopped.is_set():
-                stopped.set()
+            if parts(output.path) >= goal and sys.exc_info()[0] is None:  # not what is saved once it is interrupted
                 threading.Event().wait()
 
         Output.write = write_and_stop
