@@ -5,12 +5,11 @@
     python evaluate_hf.py --protocol cremad-5fold --faces DIR --voices DIR --num_train_epochs 64   # trains five models
 
 Faces, on the source's test split: one crop; the mean over ten crops; without the faces that are also in the training
-split, pixel for pixel. Voices, of the actors of the test fold: all, and by
-sex, age, sentence and intensity. Fused: every test face but those of surprise, with a random test voice of the same
-label, 10 times over; these pairs are synthetic, of people who never met. Words: each face and voice against the
-prompts of every emotion, with the words of training and with those held out; and the held-out words alone. The
-labels say what was acted: as people perceive it, faces and voices are scored against the clear majority of FER+'s
-taggers and of CREMA-D's listeners.
+split, pixel for pixel. Voices, of the actors of the test fold: all, and by sex, age, sentence and intensity. Fused:
+every test face but those of surprise, with a random test voice of the same label, 10 times over; these pairs are
+synthetic, of people who never met. Words: each face and voice against the prompts of every emotion, with the words of
+training and with those held out; and the held-out words alone. The labels say what was acted: as people perceive it,
+faces and voices are scored against the clear majority of FER+'s taggers and of CREMA-D's listeners.
 
 The protocol `outside` scores any labelled faces and recordings as the pipeline scores a visitor's, in both readings:
 a parquet file with `image` or `audio` and `label`, or a folder with a folder of files for each emotion.

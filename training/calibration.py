@@ -1,6 +1,6 @@
 """Calibration of the heads: vector scaling (Guo et al., 2017), fitted on validation data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from datasets import Dataset
@@ -79,42 +79,36 @@ def calibrate(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcesso
     Args:
         model: what it had of all this is replaced. faces, voices: in the one form.
     """
-    config, perceived, neutral = model.config, {}, {}
+    config, logits, neutral = model.config, {}, {}
     stored = face_tensors(faces), voice_tensors(voices, processor.feature_extractor)
-    for head, dataset, (values, labels) in zip(HEADS, (faces, voices), stored):
-        logits = model.calibrate(head, predict(model, processor, head, values)[0], undo=True)
-        taught = list(config.head(head).prior)
-        calibration = fit_calibration(logits, labels)
-        config.calibrate_head(head, *(by_label(numbers, taught) for numbers in calibration))
-        setattr(config, f"{head}_threshold", fit_threshold(apply(calibration, logits), labels))
-        if (at_rest := logits[labels == NEUTRAL].log_softmax(-1)).numel():
+    for head, (values, labels) in zip(HEADS, stored):
+        own = logits[head] = model.calibrate(head, predict(model, processor, head, values)[0], undo=True)
+        taught = config.head(head).prior
+        config.calibrate_head(head, *(by_label(numbers, taught) for numbers in fit_calibration(own, labels)))
+        setattr(config, f"{head}_threshold", fit_threshold(model.calibrate(head, own).log_softmax(-1), labels))
+        if (at_rest := own[labels == NEUTRAL].log_softmax(-1)).numel():
             neutral[head] = by_label(at_rest.mean(0).tolist(), taught)
+    config.neutral = neutral if len(neutral) == len(HEADS) else None
+    config.perceived = None
+    for head, dataset in zip(HEADS, (faces, voices)):
         votes = votes_for(dataset)
         if votes is None or not (voted := votes.sum(-1) > 0).any():
             continue
+        taught, own = config.head(head).prior, logits[head][voted]
         shares = votes[voted] / votes[voted].sum(-1, keepdim=True)
-        temperature, bias = calibration = fit_calibration(logits[voted], shares)
+        temperature, bias = fit_calibration(own, shares)
         prior = (shares.sum(0) + 1 / len(taught)) / (len(shares) + 1)  # a class that nobody chose is not impossible
         by_votes = {"prior": prior.tolist(), "temperature": temperature, "bias": bias}
+        perceived = config.perceived or {field: getattr(config, field) for field in READING_FIELDS}
         perceived |= {f"{head}_{field}": by_label(numbers, taught) for field, numbers in by_votes.items()}
-        perceived[f"{head}_threshold"] = fit_threshold(
-            apply(calibration, logits[voted]), clear_majority(dataset)[voted]
-        )
-    config.neutral = neutral if len(neutral) == len(HEADS) else None
-    if perceived:
-        # Faces are what is expected: the voices are of a corpus in which people hear every second one as neutral.
-        expected = perceived.get("face_prior", config.target_prior)
-        acted = {field: getattr(config, field) for field in READING_FIELDS}
-        config.perceived = acted | {"target_prior": expected} | perceived
+        if head == "face":  # what is expected: in the voices' corpus, people hear every second one as neutral
+            perceived["target_prior"] = perceived["face_prior"]
+        config.perceived = perceived
+        log_probs = model.calibrate(head, own, "perceived").log_softmax(-1)
+        perceived[f"{head}_threshold"] = fit_threshold(log_probs, clear_majority(dataset)[voted])
     config.check_labels()
 
 
-def apply(calibration: tuple[list[float], list[float]], logits: torch.Tensor) -> torch.Tensor:
-    """Log-posteriors (n, C) of a head's own logits."""
-    temperature, bias = map(logits.new_tensor, calibration)
-    return (logits / temperature + bias).log_softmax(-1)
-
-
-def by_label(numbers: list[float], taught: list[str]) -> dict[str, float]:
+def by_label(numbers: list[float], taught: Collection[str]) -> dict[str, float]:
     """Numbers of all LABELS (C,), by the label, of those that a head was taught."""
     return {label: round(number, 6) for label, number in zip(LABELS, numbers) if label in taught}

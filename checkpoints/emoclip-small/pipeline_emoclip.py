@@ -363,8 +363,12 @@ class EmotionRecognitionPipeline(Pipeline):
             ValueError: no texts, or one string instead of a list.
         """
         _check_words(texts)
+        return self._read(texts, self._text_embeds(texts))
+
+    def _read(self, texts: list[str], embeds: torch.Tensor) -> list[TextResult]:
+        """As `read_texts`, of texts whose embeddings (texts, D) are there already."""
         config = self.model.config
-        cosines = self._text_embeds(texts) @ self._emotion_embeds.T  # (texts, labels)
+        cosines = embeds @ self._emotion_embeds.T  # (texts, labels)
         scale = config.text_scale or getattr(self.model, "emoclip", self.model).scale("image_text").item()
         results = []
         for text, row in zip(texts, cosines):
@@ -394,14 +398,15 @@ class EmotionRecognitionPipeline(Pipeline):
         seen = self.recognizer.observe(image, audio)
         face = None if seen.faces is None else self.recognizer.face_embeds(seen.faces)[:1]
         voice = None if seen.voice is None else self.recognizer.voice_embeds(seen.voice).mean(0, keepdim=True)
-        texts = torch.cat([self._text_embeds(words), self._emotion_embeds])
+        word_embeds = self._text_embeds(words)
+        texts = torch.cat([word_embeds, self._emotion_embeds])
         face_cosines, voice_cosines = (
             [None] * len(texts) if embeds is None else F.cosine_similarity(embeds, texts).tolist()
             for embeds in (face, voice)
         )
         known = {word for label_words in (config.words or {}).values() for word in label_words}
         trained = [*(word.lower() in known for word in words), *(True for _ in config.labels)]
-        read = self.read_texts(words)
+        read = self._read(words, word_embeds)
         emotions = [*(each.label for each in read), *config.labels]
         emotional = [*(each.emotional for each in read), *(True for _ in config.labels)]
         columns = ([*words, *config.labels], trained, emotions, emotional, face_cosines, voice_cosines)
