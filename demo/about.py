@@ -149,7 +149,9 @@ def charts(results: dict[str, Any], num_taught: dict[str, int]) -> str:
     return (
         '<section class="chart" aria-label="How often it is right"><h2>How often it is right</h2>'
         f"{_headlines(results)}<p>On the test data: {where}. "
-        "Face and voice together are pairs of people who never met.</p></section>"
+        "Face and voice together are pairs of people who never met. All figures on this page are of what was acted, "
+        "but for those whose name says that people perceive, see or hear it, which is what the demo answers."
+        "</p></section>"
         f'<section class="chart" aria-label="What it confuses"><h2>What it confuses</h2>'
         f'<div class="pair">{confusions}</div></section>'
         f'<section class="chart" aria-label="Accuracy against confidence"><h2>Accuracy against confidence</h2>'
