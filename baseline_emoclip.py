@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 try:
-    from .configuration_emoclip import EmoCLIPConfig
+    from .configuration_emoclip import EmoCLIPConfig, Reading
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
-    from configuration_emoclip import EmoCLIPConfig
+    from configuration_emoclip import EmoCLIPConfig, Reading
 
 #: The part of the difference that is taken off. Chosen on Emo-DB's voices, two neutral clips of each speaker.
 WEIGHT = 0.5
@@ -35,11 +35,14 @@ class Baseline:
     Args:
         face, voice: by label, the mean log-posterior before calibration; None where there was no face, or no voice.
         model: `fingerprint` of the model, whose heads alone these numbers belong to.
+        face_perceived, voice_perceived: of the heads of that reading, where the model has such.
     """
 
     face: dict[str, float] | None
     voice: dict[str, float] | None
     model: str
+    face_perceived: dict[str, float] | None = None
+    voice_perceived: dict[str, float] | None = None
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes it as JSON."""
@@ -55,15 +58,16 @@ class Baseline:
         """
         try:
             fields = json.loads(Path(path).read_text(encoding="utf-8"))
-            means = [fields[head] and finite(fields[head]) for head in ("face", "voice")]
-            return cls(*means, model=fields["model"])
+            model = fields.pop("model")
+            return cls(model=model, **{head: means and finite(means) for head, means in fields.items()})
         except (AttributeError, LookupError, TypeError, ValueError):
             raise ValueError(f"{path} is no baseline: it must be a file that `Baseline.save` wrote.") from None
 
-    def shift(self, head: Literal["face", "voice"], config: EmoCLIPConfig) -> list[float] | None:
-        """What is added to a head's own logits (C,): WEIGHT times what it says of neutral people in general, less
-        what it says of this person. None where the person's face, or voice, is not known."""
-        own, people = getattr(self, head), config.neutral[head]
+    def shift(self, head: Literal["face", "voice"], config: EmoCLIPConfig, reading: Reading) -> list[float] | None:
+        """What is added to the own logits (C,) of a reading's head: WEIGHT times what it says of neutral people in
+        general, less what it says of this person. None where the person's face, or voice, is not known."""
+        name = config.head_name(head, reading)
+        own, people = getattr(self, name), config.neutral[name]
         if own is None:
             return None
         return [WEIGHT * (people[label] - own[label]) if label in own else 0.0 for label in config.labels]

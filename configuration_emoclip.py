@@ -35,6 +35,8 @@ READING_FIELDS = (
 DEFAULT_LOSS_WEIGHTS = {
     "face": 1.0,
     "voice": 1.0,
+    "face_perceived": 1.0,
+    "voice_perceived": 1.0,
     "image_audio": 0.1,
     "image_text": 0.1,
     "audio_text": 0.1,
@@ -192,14 +194,17 @@ class EmoCLIPConfig(PreTrainedConfig):
             fitted together with the temperatures. The fusion asks for them: it divides by class shares, which the
             posteriors must have on average. None for 0.
         face_threshold, voice_threshold: a head's answer of a lower score is unsure; fitted on validation data.
+        perceived_heads: whether the reading "perceived" has a face head and a voice head of its own, trained on
+            people's votes. Without, it has a second calibration of the heads that were trained on the labels.
         perceived: these nine fields, `face_prior` to `voice_threshold`, once more by their names: of the reading
             "perceived", for which shares, calibrations and thresholds go by people's votes instead of the labels.
             None where nobody voted; that reading is then the same as "acted".
-        neutral: by head and label, the mean log-posterior before calibration of validation data that are labelled
-            neutral, which a person's baseline is compared with; None where it is not known.
+        neutral: by head (see `heads`) and label, the mean log-posterior before calibration of validation data that
+            are labelled neutral, which a person's baseline is compared with; None where it is not known.
         loss_weights: what each loss counts for in training: `face`, `voice` (cross-entropy of the heads),
-            `image_audio`, `image_text`, `audio_text` (contrastive), `transform` (how far the norms of the waveform
-            tower's filters are from 1; `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
+            `face_perceived`, `voice_perceived` (the same of the `perceived_heads`), `image_audio`, `image_text`,
+            `audio_text` (contrastive), `transform` (how far the norms of the waveform tower's filters are from 1;
+            `loss_reduction="audioclip"` only). A weight of 0 leaves the term out.
         loss_reduction: of the contrastive losses. `clip`: all rows of one label are positives, and each pair of
             modalities counts as the mean of its two directions. `audioclip`: as AudioCLIP was trained, a row's own
             face, sound and text are its only positives; the sum of both directions, divided by the factorial of
@@ -239,6 +244,7 @@ class EmoCLIPConfig(PreTrainedConfig):
     voice_bias: dict[str, float | int] | None = None
     face_threshold: float | int = 0.0
     voice_threshold: float | int = 0.0
+    perceived_heads: bool = False
     perceived: dict[str, dict[str, float | int] | float | int] | None = None
     neutral: dict[str, dict[str, float | int]] | None = None
 
@@ -330,6 +336,15 @@ class EmoCLIPConfig(PreTrainedConfig):
         """How often each emotion is expected where the model is used: the reading's target prior."""
         return self._reading(reading)["target_prior"]
 
+    def head_name(self, name: Literal["face", "voice"], reading: Reading = "acted") -> str:
+        """Of the head that answers in a reading: `face_perceived` and `voice_perceived` where these have their own."""
+        return f"{name}_perceived" if reading == "perceived" and self.perceived_heads else name
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of all heads."""
+        return ["face", "voice"] + ["face_perceived", "voice_perceived"] * self.perceived_heads
+
     def _reading(self, reading: Reading) -> dict[str, dict[str, float] | float]:
         return self.perceived if reading == "perceived" and self.perceived else vars(self)
 
@@ -367,9 +382,9 @@ class EmoCLIPConfig(PreTrainedConfig):
                 if set(self.head(name, "perceived").prior) != set(self.head(name).prior):
                     raise ValueError(f"`perceived.{name}_prior` must speak of {list(self.head(name).prior)} alone.")
         if self.neutral is not None:
-            taught = {name: set(self.head(name).prior) for name in ("face", "voice")}
+            taught = {name: set(self.head(name.partition("_")[0]).prior) for name in self.heads}
             if {name: set(means) for name, means in self.neutral.items()} != taught:
-                raise ValueError(f"`neutral` must give a number to each class of both heads, got {self.neutral}.")
+                raise ValueError(f"`neutral` must give a number to each class of every head, got {self.neutral}.")
         if self.words is not None and not all(self.words.get(label) for label in self.labels):
             raise ValueError(f"`words` must name one or more for each of {self.labels}.")
         if unknown := sorted(set(self.loss_weights) - set(DEFAULT_LOSS_WEIGHTS)):

@@ -427,14 +427,11 @@ class Recognizer:
     def logits(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
         """A head's calibrated logits (N, C) for rows (N, ...) of what its tower takes, in the reading, relative to the
         baseline."""
-        logits = self._own_logits(head, rows)
-        if self.baseline is not None and (shift := self.baseline.shift(head, self.model.config)) is not None:
+        logits = self.model.head(head, self.reading)(self._features(head, rows)).float()
+        shift = self.baseline and self.baseline.shift(head, self.model.config, self.reading)
+        if shift:
             logits = logits + torch.tensor(shift, device=logits.device)
         return self.model.calibrate(head, logits, self.reading)
-
-    def _own_logits(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
-        """(N, C), not calibrated."""
-        return getattr(self.model, f"{head}_head")(self._features(head, rows)).float()
 
     def _features(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
         """(N, D), not normalised."""
@@ -490,20 +487,25 @@ class Recognizer:
             InputError: there is neither a face nor speech.
             ValueError: the model knows no baselines.
         """
-        model = fingerprint(self.model.config)
-        if observation.faces is None and observation.voice is None:
-            raise InputError(*observation.messages)
-
-        def mean(head: Head, rows: torch.Tensor) -> dict[str, float]:
-            own = self._own_logits(head, rows).log_softmax(-1).mean(0).tolist()
-            return {self.labels[i]: round(value, 4) for i, value in enumerate(own) if value > -math.inf}
-
+        model, config = fingerprint(self.model.config), self.model.config
         faces, voice = observation.faces, observation.voice
-        return Baseline(
-            face=mean("face", self.face_inputs(faces.crops[:1])) if faces else None,
-            voice=mean("voice", voice.windows) if voice else None,
-            model=model,
-        )
+        if faces is None and voice is None:
+            raise InputError(*observation.messages)
+        rows = {
+            "face": faces and self.face_inputs(faces.crops[:1]),
+            "voice": voice and voice.windows,
+        }
+        means = dict.fromkeys(("face", "voice"))
+        for head, own in rows.items():
+            if own is None:
+                continue
+            features = self._features(head, own)
+            for reading in get_args(Reading):
+                values = self.model.head(head, reading)(features).float().log_softmax(-1).mean(0).tolist()
+                means[config.head_name(head, reading)] = {
+                    self.labels[i]: round(value, 4) for i, value in enumerate(values) if value > -math.inf
+                }
+        return Baseline(**means, model=model)
 
     # The joint space
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hub import HubError, load_pipeline
 from training.calibration import fit_calibration, fit_map
 from training.dataset import HEADS, face_tensors, voice_tensors
-from training.evaluation import evaluate_pairs, predict
+from training.evaluation import encode, evaluate_pairs, own_logits
 from training.metrics import emotion_metrics
 from training.sources import load_faces, load_voices
 from training.splits import split_voices
@@ -99,8 +99,7 @@ def main():
     stored = {"face": face_tensors(faces), "voice": voice_tensors(voices, processor.feature_extractor)}
     data = {}
     for head, (values, labels) in stored.items():
-        logits, _ = predict(model, processor, head, values)
-        data[head] = model.calibrate(head, logits, undo=True).double(), labels
+        data[head] = own_logits(model, head, encode(model, processor, head, values)).double(), labels
     print(f"Faces, n {len(faces):,}, and voices of fold {(args.fold + 1) % 5}, n {len(voices):,}:\n")
     columns = [f"{head}: {what}" for head in HEADS for what in ("NLL", "accuracy %", "ECE %")]
     print(f"| fitted on validation | {' | '.join(columns)} | pairs % (predicted) |")

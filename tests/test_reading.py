@@ -15,6 +15,7 @@ from transformers import pipeline
 
 from baseline_emoclip import WEIGHT, Baseline, fingerprint
 from configuration_emoclip import READING_FIELDS, VOICE_LABELS
+from modeling_emoclip import EmoCLIPForEmotionClassification
 from recognizer_emoclip import Recognizer
 from results_emoclip import Emotion
 from video_emoclip import Person, TimelinePoint, VideoResult
@@ -54,9 +55,12 @@ def test_each_reading_has_its_own_calibration_and_shares(pipe):
     """The same raw logits, two answers; the fusion divides by the reading's own shares."""
     model, inputs = pipe.model, pipe.processor(images=np.asarray(np.full((48, 48), 90, "u1")), return_tensors="pt")
     with torch.no_grad():
+        own = model.face_head(model.emoclip.encode(**inputs)["image"])
         logits = {reading: model(**inputs, reading=reading).face_logits for reading in ("acted", "perceived")}
-    raw = [model.calibrate("face", logits[reading], reading, undo=True) for reading in logits]
-    assert torch.allclose(*raw, atol=1e-4)
+    for reading, calibrated in logits.items():
+        head = model.config.head("face", reading)
+        temperature, bias = (torch.tensor([each[label] for label in LABELS]) for each in (head.temperature, head.bias))
+        assert torch.allclose(calibrated, own / temperature + bias, atol=1e-4)
     config = model.config
     config.perceived["face_prior"] = dict.fromkeys(LABELS, 0.04) | {"neutral": 0.76}
     face, voice = (torch.full((1, 7), -math.log(7)) for _ in range(2))
@@ -78,6 +82,74 @@ def test_an_unknown_reading_is_refused_in_a_sentence(pipe, checkpoint):
     with pytest.raises(ValueError, match="A reading is one of acted, perceived") as error:
         pipe(str(ASTRONAUT), reading="felt")
     assert str(error.value).endswith(".") and ". " not in str(error.value)
+
+
+@pytest.fixture
+def own_heads(pipe):
+    """A pipeline whose model has heads for each reading, with the same weights to begin with."""
+    trained, config = pipe.model, pipe.model.config
+    config.perceived_heads = True
+    config.neutral = {name: copy.deepcopy(NEUTRAL[name.partition("_")[0]]) for name in config.heads}
+    config.check_labels()
+    model = type(trained)(config).eval()
+    state = trained.state_dict()
+    for name in ("face", "voice"):
+        for part in ("weight", "bias"):
+            state[f"{name}_perceived_head.classifier.{part}"] = state[f"{name}_head.classifier.{part}"].clone()
+    model.load_state_dict(state)
+    pipe.model, pipe.recognizer = model, type(pipe.recognizer)(model, pipe.processor)
+    return pipe
+
+
+def test_a_reading_with_heads_of_its_own_is_answered_by_them(own_heads, tmp_path):
+    model, given = own_heads.model, {"image": str(ASTRONAUT), "audio": str(READING)}
+    before = {reading: own_heads(**given, reading=reading).to_dict() for reading in ("acted", "perceived")}
+    with torch.no_grad():
+        model.face_perceived_head.classifier.bias[LABELS.index("sad")] += 50.0
+    after = {reading: own_heads(**given, reading=reading) for reading in before}
+    assert after["acted"].to_dict() == before["acted"]
+    assert (
+        after["perceived"].face.label == "sad"
+        and after["perceived"].to_dict()["voice"] == before["perceived"]["voice"]
+    )
+    model.save_pretrained(tmp_path)
+    loaded = EmoCLIPForEmotionClassification.from_pretrained(tmp_path)
+    assert loaded.config.perceived_heads and loaded.state_dict().keys() == model.state_dict().keys()
+
+
+def test_a_baseline_knows_every_head_and_each_reading_takes_its_own(own_heads, tmp_path):
+    model = own_heads.model
+    with torch.no_grad():
+        model.face_perceived_head.classifier.bias[LABELS.index("sad")] += 1.0
+    baseline = own_heads.baseline(image=str(ASTRONAUT))
+    assert baseline.voice is None and baseline.voice_perceived is None
+    moved = {label: baseline.face_perceived[label] - baseline.face[label] for label in LABELS}
+    assert moved["sad"] - moved["happy"] == pytest.approx(1.0, abs=1e-3)
+    baseline.save(tmp_path / "me.json")
+    assert vars(Baseline.load(tmp_path / "me.json")) == vars(baseline)
+    for reading, means in (("acted", baseline.face), ("perceived", baseline.face_perceived)):
+        shift = baseline.shift("face", model.config, reading)
+        assert shift == pytest.approx([WEIGHT * (-2.0 - means[label]) for label in LABELS])
+
+
+def test_the_heads_of_the_perceived_reading_learn_from_the_votes(own_heads):
+    """Their loss is the cross-entropy with the votes, and no label's; it moves no other head."""
+    model = own_heads.model.train()
+    model.face_perceived_head.dropout.p = 0.0
+    pixels, votes = torch.rand(4, 3, 96, 96), torch.eye(7)[[4, 4, 4, 5]] * 0.7 + 0.3 / 7
+    labels = torch.tensor([0, 1, 2, 3])
+    outputs = model(pixel_values=pixels, face_labels=labels, face_votes=votes)
+    assert outputs.losses.keys() == {"face", "face_perceived"}
+    outputs.losses["face_perceived"].backward()
+    assert model.face_head.classifier.weight.grad is None
+    assert model.face_perceived_head.classifier.weight.grad.abs().max() > 0
+    with torch.no_grad():
+        for each in (model.face_perceived_head.classifier.weight, model.face_perceived_head.classifier.bias):
+            each.zero_()
+        uniform = model(pixel_values=pixels, face_labels=labels, face_votes=votes).losses["face_perceived"]
+        calibrated = model.calibrate("face", torch.zeros(4, 7), "perceived")
+    assert uniform.item() == pytest.approx(-(votes * calibrated.log_softmax(-1)).sum(-1).mean().item(), abs=1e-4)
+    assert "face_perceived" not in model(pixel_values=pixels, face_labels=labels).losses  # nobody voted
 
 
 # --- Unsure
@@ -142,8 +214,8 @@ def test_a_baseline_is_of_the_heads_own_logits_whatever_the_reading(pipe):
     assert vars(perceived) == vars(acted)
     [face] = recognizer.observe(str(ASTRONAUT)).faces.crops
     with torch.no_grad():
-        logits = pipe.model(**pipe.processor(images=[face], return_tensors="pt")).face_logits
-        own = pipe.model.calibrate("face", logits, undo=True).log_softmax(-1)[0]
+        features = pipe.model.emoclip.encode(**pipe.processor(images=[face], return_tensors="pt"))["image"]
+        own = pipe.model.face_head(features).log_softmax(-1)[0]
     assert list(acted.face.values()) == pytest.approx(own.tolist(), abs=1e-3)
 
 

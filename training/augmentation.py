@@ -53,12 +53,11 @@ def mix(values: torch.Tensor, targets: torch.Tensor, alpha: float) -> tuple[torc
     """Mixup (Zhang et al., 2018): each row's input and target mixed with another row's, at least half of both its own.
 
     Args:
-        values: (B, ...) inputs. targets: (B, C) probabilities.
+        values: (B, ...) inputs. targets: (B, ..., C) probabilities.
         alpha: a row's own part is the larger of x and 1 - x, x drawn from Beta(alpha, alpha).
     """
     # Beta(alpha, alpha) as a ratio of gammas, which torch.compile takes as it is
     parts = torch._standard_gamma(torch.full((len(values), 2), alpha, device=values.device)) + 1e-30
     own = parts.amax(1) / parts.sum(1)
     partners = torch.rand(len(values), device=values.device).argsort()
-    mixed = values[partners].lerp(values, own.view(-1, *[1] * (values.ndim - 1)))
-    return mixed, targets[partners].lerp(targets, own.view(-1, 1))
+    return tuple(each[partners].lerp(each, own.view(-1, *[1] * (each.ndim - 1))) for each in (values, targets))

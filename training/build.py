@@ -14,7 +14,8 @@ from losses_emoclip import PAIRS
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
 from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor, check_range
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
-from training.dataset import HEADS, FaceVoiceDataset, TrainingDataset, voice_tensors
+from training.dataset import FaceVoiceDataset, TrainingDataset, voice_tensors
+from training.labels import votes_for
 from training.prompts import (
     TEMPLATES,
     WORD_VECTORS_FILE,
@@ -109,10 +110,15 @@ def untrained_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
 
 
 def build_model(
-    model_args: ModelArguments, processor: EmoCLIPProcessor, face_labels: list[int], voice_labels: list[int]
+    model_args: ModelArguments,
+    processor: EmoCLIPProcessor,
+    face_labels: list[int],
+    voice_labels: list[int],
+    voted: bool = False,
 ) -> EmoCLIPForEmotionClassification:
     """The model, untrained or from a checkpoint, with the priors of these training labels and nothing yet of what
-    `calibrate` fits."""
+    `calibrate` fits. Where people `voted` on the faces and on the voices, each reading gets heads of its own, if the
+    checkpoint has no heads yet."""
     face_prior = class_shares(face_labels, LABELS)
     heads = {
         "face_prior": face_prior,
@@ -129,6 +135,7 @@ def build_model(
         "emotion_cosine": None,
         "text_scale": None,
     }
+    new_heads = {"perceived_heads": voted}
     vectors = model_args.word_vectors
     if model_args.init_from:
         whole = not is_backbone(model_args.init_from)
@@ -139,7 +146,7 @@ def build_model(
         fields = dict(heads)
         if not whole:
             # Which faces, voices and texts match is known by their labels, not only by AudioCLIP's diagonal.
-            fields |= PROMPTS | {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
+            fields |= PROMPTS | new_heads | {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
         config = EmoCLIPConfig.from_pretrained(model_args.init_from, **fields | dict(model_args.config))
         if vectors:
             config = EmoCLIPConfig.from_dict(
@@ -152,7 +159,7 @@ def build_model(
             state = {name: value for name, value in state.items() if ".text_" not in f".{name}"}
         (model if whole else model.emoclip).load_state_dict(state, strict=not vectors)
         return with_word_vectors(model, vectors)
-    config = untrained_config(model_args, **heads)
+    config = untrained_config(model_args, **heads, **new_heads)
     tokenizer = processor.tokenizer
     config.text_config.pad_token_id = tokenizer.pad_token_id
     config.text_config.bos_token_id = tokenizer.bos_token_id
@@ -223,14 +230,17 @@ def make_trainer(
     eval_faces, eval_voices = (
         subsample(corpus.validation, data_args.max_eval_samples, args.seed) for corpus in (faces, voices)
     )
-    model = build_model(model_args, processor, train_faces["label"], train_voices["label"])
+    voted = all(votes_for(dataset) is not None for dataset in (train_faces, train_voices))
+    model = build_model(model_args, processor, train_faces["label"], train_voices["label"], voted)
     freeze(model, model_args.freeze)
     if model.config.loss_reduction == "audioclip":
         raise ValueError("Training draws faces and voices apart: leave `loss_reduction` at `clip`.")
     if args.world_size > 1:
         model.emoclip.even_batches = True
         # Every step uses every parameter, but for those of a loss that is left out.
-        args.ddp_find_unused_parameters = not all(model.config.loss_weights[part] > 0 for part in (*HEADS, *PAIRS))
+        args.ddp_find_unused_parameters = not all(
+            model.config.loss_weights[part] > 0 for part in (*model.config.heads, *PAIRS)
+        )
         if args.device.type == "cuda" and args.per_device_train_batch_size < MIN_OWN_STATISTICS:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     prompts = tokenize_prompts(processor.tokenizer, model.config.words)

@@ -1,16 +1,17 @@
 """Calibration of the heads: vector scaling (Guo et al., 2017), fitted on validation data."""
 
 from collections.abc import Callable, Collection
+from typing import get_args
 
 import torch
 from datasets import Dataset
 from torch import nn
 
-from configuration_emoclip import LABELS, READING_FIELDS
+from configuration_emoclip import LABELS, READING_FIELDS, Reading
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 from training.dataset import HEADS, face_tensors, voice_tensors
-from training.evaluation import predict
+from training.evaluation import encode, own_logits
 from training.labels import clear_majority, votes_for
 
 NEUTRAL = LABELS.index("neutral")
@@ -79,22 +80,24 @@ def calibrate(model: EmoCLIPForEmotionClassification, processor: EmoCLIPProcesso
     Args:
         model: what it had of all this is replaced. faces, voices: in the one form.
     """
-    config, logits, neutral = model.config, {}, {}
+    config, features, neutral = model.config, {}, {}
     stored = face_tensors(faces), voice_tensors(voices, processor.feature_extractor)
     for head, (values, labels) in zip(HEADS, stored):
-        own = logits[head] = model.calibrate(head, predict(model, processor, head, values)[0], undo=True)
-        taught = config.head(head).prior
+        features[head] = encode(model, processor, head, values)
+        own, taught = own_logits(model, head, features[head]), config.head(head).prior
         config.calibrate_head(head, *(by_label(numbers, taught) for numbers in fit_calibration(own, labels)))
         setattr(config, f"{head}_threshold", fit_threshold(model.calibrate(head, own).log_softmax(-1), labels))
-        if (at_rest := own[labels == NEUTRAL].log_softmax(-1)).numel():
-            neutral[head] = by_label(at_rest.mean(0).tolist(), taught)
-    config.neutral = neutral if len(neutral) == len(HEADS) else None
+        if (at_rest := features[head][labels == NEUTRAL]).numel():
+            for reading in get_args(Reading):
+                means = own_logits(model, head, at_rest, reading).log_softmax(-1).mean(0).tolist()
+                neutral[config.head_name(head, reading)] = by_label(means, taught)
+    config.neutral = neutral if len(neutral) == len(config.heads) else None
     config.perceived = None
     for head, dataset in zip(HEADS, (faces, voices)):
         votes = votes_for(dataset)
         if votes is None or not (voted := votes.sum(-1) > 0).any():
             continue
-        taught, own = config.head(head).prior, logits[head][voted]
+        taught, own = config.head(head).prior, own_logits(model, head, features[head][voted], "perceived")
         shares = votes[voted] / votes[voted].sum(-1, keepdim=True)
         temperature, bias = fit_calibration(own, shares)
         prior = (shares.sum(0) + 1 / len(taught)) / (len(shares) + 1)  # a class that nobody chose is not impossible

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from modeling_emoclip import EmoCLIPForEmotionClassification
+from configuration_emoclip import Reading
+from modeling_emoclip import EmoCLIPForEmotionClassification, normalize
 from processing_emoclip import EmoCLIPProcessor
 from training.dataset import Head, face_tensors, to_model_input, voice_tensors
 from training.labels import NOBODY, clear_majority, one_against_others, votes_for
@@ -29,28 +30,39 @@ class Predictions(NamedTuple):
 
 
 @torch.no_grad()
-def predict(
+def encode(
     model: EmoCLIPForEmotionClassification,
     processor: EmoCLIPProcessor,
     head: Head,
     stored: torch.Tensor,
     batch_size: int = 128,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (n, C) of a head, and normalised embeddings (n, D), for n stored faces or voices (n, ...); on the CPU."""
-    modality = {"face": "image", "voice": "audio"}[head]
-    parts = []
+) -> torch.Tensor:
+    """A tower's features (n, D), not normalised, of n stored faces or voices (n, ...); on the CPU."""
+    modality, parts = {"face": "image", "voice": "audio"}[head], []
     for part in stored.split(batch_size):
         name, values = to_model_input(processor, head, part)
-        outputs = model(**{name: values.to(model.device)})
-        parts.append((outputs[f"{head}_logits"].float().cpu(), outputs[f"{modality}_embeds"].float().cpu()))
-    return tuple(torch.cat(columns) for columns in zip(*parts))
+        parts.append(model.emoclip.encode(**{name: values.to(model.device)})[modality].float().cpu())
+    return torch.cat(parts)
 
 
-def describe(model: EmoCLIPForEmotionClassification, head: Head, logits: torch.Tensor, labels: np.ndarray) -> dict:
-    """A head's figures for its logits (n, C): `emotion_metrics`, accuracy and calibration error without calibration,
-    each emotion's recall, the confusion matrix, the reliability diagram, and `selective`."""
-    probs, names = logits.softmax(-1).numpy(), model.config.labels
-    before = emotion_metrics(model.calibrate(head, logits, undo=True).softmax(-1).numpy(), labels)
+@torch.no_grad()
+def own_logits(
+    model: EmoCLIPForEmotionClassification, head: Head, features: torch.Tensor, reading: Reading = "acted"
+) -> torch.Tensor:
+    """The logits (n, C), before calibration, of a reading's head for features (n, D); on the CPU."""
+    return model.head(head, reading)(features.to(model.device)).float().cpu()
+
+
+def describe(
+    model: EmoCLIPForEmotionClassification, head: Head, features: torch.Tensor, labels: np.ndarray
+) -> tuple[dict, torch.Tensor]:
+    """A head's figures for features (n, D): `emotion_metrics`, accuracy and calibration error without calibration,
+    each emotion's recall, the confusion matrix, the reliability diagram, and `selective`; and its log-posteriors
+    (n, C)."""
+    own = own_logits(model, head, features)
+    log_probs = model.calibrate(head, own).log_softmax(-1)
+    probs, names = log_probs.exp().numpy(), model.config.labels
+    before = emotion_metrics(own.softmax(-1).numpy(), labels)
     answers = probs.argmax(-1)
     return {
         **emotion_metrics(probs, labels),
@@ -59,17 +71,17 @@ def describe(model: EmoCLIPForEmotionClassification, head: Head, logits: torch.T
         "confusion": confusion_matrix(probs, labels),
         "reliability": reliability(probs, labels),
         "selective": selective(probs, labels, model.config.head(head).threshold),
-    }
+    }, log_probs
 
 
 def describe_perceived(
-    model: EmoCLIPForEmotionClassification, head: Head, logits: torch.Tensor, dataset: Dataset
+    model: EmoCLIPForEmotionClassification, head: Head, features: torch.Tensor, dataset: Dataset
 ) -> dict[str, dict]:
     """The figures `face_perceived` or `voice_perceived` of the reading "perceived"; none where the dataset has no
     votes.
 
     Args:
-        logits: (n, C), calibrated as acted.
+        features: (n, D) of the head's tower.
     Returns:
         Accuracy, recall and F1 against the clear majority of the voters, where there is one (scores are shares of the
         voters, and no probabilities that most of them say so: they have no calibration error); `one_person`, see
@@ -79,7 +91,7 @@ def describe_perceived(
     votes = votes_for(dataset)
     if votes is None:
         return {}
-    own = model.calibrate(head, logits, undo=True)
+    own = own_logits(model, head, features, "perceived")
     log_probs = model.calibrate(head, own, "perceived").log_softmax(-1)
     probs, majority = log_probs.exp().numpy(), clear_majority(dataset).numpy()
     voted, clear = votes.sum(-1) > 0, majority != NOBODY
@@ -115,18 +127,20 @@ def evaluate_faces(
     """
     pixels, labels = face_tensors(faces)
     labels = labels.numpy()
-    logits, embeds = predict(model, processor, "face", pixels)
-    results = {"face": describe(model, "face", logits, labels)}
-    probs = logits.softmax(-1).numpy()
-    views = [predict(model, processor, "face", crop)[0].softmax(-1).numpy() for crop in ten_crops(pixels)]
+    features = encode(model, processor, "face", pixels)
+    results = {}
+    results["face"], log_probs = describe(model, "face", features, labels)
+    probs = log_probs.exp().numpy()
+    views = [own_logits(model, "face", encode(model, processor, "face", crop)) for crop in ten_crops(pixels)]
+    views = [model.calibrate("face", view).softmax(-1).numpy() for view in views]
     results["face_ten_crops"] = emotion_metrics(np.mean(views, 0), labels)
     if train is not None:
         seen = set(train["pixels"])
         unseen = np.array([face not in seen for face in faces["pixels"]])
         if unseen.any():
             results["face_unseen"] = emotion_metrics(probs[unseen], labels[unseen])
-    results |= describe_perceived(model, "face", logits, faces)
-    return results, Predictions(logits.log_softmax(-1), labels, embeds)
+    results |= describe_perceived(model, "face", features, faces)
+    return results, Predictions(log_probs, labels, normalize(features))
 
 
 def evaluate_voices(
@@ -135,10 +149,11 @@ def evaluate_voices(
     """The figures of the voice head on voices in the one form, and the predictions behind them."""
     stored, labels = voice_tensors(voices, processor.feature_extractor)
     labels = labels.numpy()
-    logits, embeds = predict(model, processor, "voice", stored)
-    results = {"voice": describe(model, "voice", logits, labels)}
-    results |= describe_perceived(model, "voice", logits, voices)
-    correct = logits.argmax(-1).numpy() == labels
+    features = encode(model, processor, "voice", stored)
+    results = {}
+    results["voice"], log_probs = describe(model, "voice", features, labels)
+    results |= describe_perceived(model, "voice", features, voices)
+    correct = log_probs.argmax(-1).numpy() == labels
     groups = {}
     for name in ("sex", "sentence", "intensity"):
         if name in voices.column_names:
@@ -158,7 +173,7 @@ def evaluate_voices(
     }
     if by:
         results["voice_by"] = by
-    return results, Predictions(logits.log_softmax(-1), labels, embeds)
+    return results, Predictions(log_probs, labels, normalize(features))
 
 
 def evaluate_pairs(

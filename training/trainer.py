@@ -87,7 +87,8 @@ class EmoCLIPTrainer(Trainer):
         """A batch of `TrainingDataset`, or of `FaceVoiceDataset`, as the arguments of the model's forward.
 
         In training, `face_targets` and `voice_targets` are mixtures of labels, votes, other rows' targets and the
-        teachers' posteriors; `face_labels` and `voice_labels` remain the rows' own classes.
+        teachers' posteriors, and so are `face_votes` and `voice_votes`, without the labels; `face_labels` and
+        `voice_labels` remain the rows' own classes.
         """
         inputs = {name: batch[name] for name in (*self.label_names, *TEXT_INPUTS) if name in batch}
         if train:
@@ -103,11 +104,13 @@ class EmoCLIPTrainer(Trainer):
         inputs = {}
         for head in HEADS:
             name, values = to_model_input(self.processor, head, batch[f"{head}s"], augment=True)
-            targets = F.one_hot(batch[f"{head}_labels"], len(LABELS)).float()
-            targets = targets.lerp(batch[f"{head}_votes"], self.votes[head])
+            votes, targets = batch[f"{head}_votes"], F.one_hot(batch[f"{head}_labels"], len(LABELS)).float()
+            targets = torch.stack([targets.lerp(votes, self.votes[head]), votes], dim=1)  # (B, 2, C)
             if self.mixup:
                 values, targets = mix(values, targets, self.mixup)
-            inputs |= {name: values, f"{head}_targets": targets}
+            inputs |= {name: values, f"{head}_targets": targets[:, 0]}
+            if self.model.config.perceived_heads:
+                inputs[f"{head}_votes"] = targets[:, 1]
         return inputs
 
     @torch.no_grad()
@@ -119,19 +122,22 @@ class EmoCLIPTrainer(Trainer):
         with self.accelerator.autocast():
             answers = [self.posteriors(teacher, taken) for teacher in self.teachers]
         return {
-            f"{head}_targets": inputs[f"{head}_targets"].lerp(torch.stack(own).mean(0), self.args.teachers_weight)
-            for head, own in zip(HEADS, zip(*answers))
+            name: inputs[name].lerp(torch.stack([each[name] for each in answers]).mean(0), self.args.teachers_weight)
+            for name in answers[0]
+            if name in inputs
         }
 
     def posteriors(
         self, teacher: EmoCLIPForEmotionClassification, inputs: dict[str, torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A teacher's posteriors for the faces (F, C) and for the voices (V, C)."""
+    ) -> dict[str, torch.Tensor]:
+        """A teacher's posteriors, by the names of the targets that they are mixed into: for the faces (F, C) and for
+        the voices (V, C), as acted and as perceived."""
         features = teacher.emoclip.encode(**inputs)
-        return tuple(
-            teacher.calibrate(head, getattr(teacher, f"{head}_head")(features[name])).float().softmax(-1)
+        return {
+            f"{head}_{target}": teacher.answer(head, features[name], reading).float().softmax(-1)
             for head, name in zip(HEADS, ("image", "audio"))
-        )
+            for target, reading in (("targets", "acted"), ("votes", "perceived"))
+        }
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """The dataset's batches as they are: they lie on the device already."""

@@ -647,11 +647,13 @@ class EmotionHead(nn.Module):
 
 
 class HeadInputs(NamedTuple):
-    """What a head's loss takes: its logits (B, C), and labels, targets and mask as the model's forward does."""
+    """What the losses of a modality's heads take: its features (B, D), not normalised, and labels, targets, votes and
+    mask as the model's forward does."""
 
-    logits: torch.Tensor | None
+    features: torch.Tensor | None
     labels: torch.Tensor | None
     targets: torch.Tensor | None
+    votes: torch.Tensor | None
     mask: torch.Tensor | None
 
 
@@ -664,21 +666,34 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         self.emoclip = EmoCLIPModel(config)
         self.face_head = EmotionHead(config, list(config.face_prior))
         self.voice_head = EmotionHead(config, list(config.voice_prior))
+        if config.perceived_heads:
+            self.face_perceived_head = EmotionHead(config, list(config.face_prior))
+            self.voice_perceived_head = EmotionHead(config, list(config.voice_prior))
         self.post_init()
 
     def _by_class(self, values: dict[str, float], absent: float, device: torch.device) -> torch.Tensor:
         """Numbers by label as (C,); `absent` for a class without one."""
         return constant([values.get(label, absent) for label in self.config.labels], device)
 
+    def head(self, name: Literal["face", "voice"], reading: Reading = "acted") -> EmotionHead:
+        """The face head or the voice head of a reading."""
+        return getattr(self, f"{self.config.head_name(name, reading)}_head")
+
     def calibrate(
-        self, name: Literal["face", "voice"], logits: torch.Tensor, reading: Reading = "acted", undo: bool = False
+        self, name: Literal["face", "voice"], logits: torch.Tensor, reading: Reading = "acted"
     ) -> torch.Tensor:
-        """A head's own logits (B, C), each divided by its class's temperature, plus its bias (vector scaling, Guo et
-        al., 2017); with `undo`, calibrated logits as they were before."""
+        """The logits (B, C) of `head(name, reading)`, each divided by its class's temperature, plus its bias (vector
+        scaling, Guo et al., 2017)."""
         head = self.config.head(name, reading)
         temperature = self._by_class(head.temperature, 1.0, logits.device).to(logits.dtype)
         bias = self._by_class(head.bias, 0.0, logits.device).to(logits.dtype)
-        return (logits - bias) * temperature if undo else logits / temperature + bias
+        return logits / temperature + bias
+
+    def answer(
+        self, name: Literal["face", "voice"], features: torch.Tensor, reading: Reading = "acted"
+    ) -> torch.Tensor:
+        """Calibrated logits (B, C) for a tower's features (B, D), not normalised."""
+        return self.calibrate(name, self.head(name, reading)(features), reading)
 
     def _evidence(self, log_probs: torch.Tensor, mask: torch.Tensor, prior: dict[str, float]) -> torch.Tensor:
         """log r(y) = log p(y|x) - log pi(y) of a head's log-posteriors (B, C) and its prior pi; 0 for a class that the
@@ -757,6 +772,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         voice_targets: torch.Tensor | None = None,
         reading: Reading = "acted",
         text_labels: torch.Tensor | None = None,
+        face_votes: torch.Tensor | None = None,
+        voice_votes: torch.Tensor | None = None,
     ) -> EmoCLIPEmotionOutput:
         """Each head's logits, the fused posterior and the agreement; with labels, the losses too.
 
@@ -769,12 +786,14 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 either all of them or none give each of these and `input_ids`.
             face_targets, voice_targets: (B, C) probabilities of the classes, beside the labels; the heads'
                 cross-entropy alone goes by them.
+            face_votes, voice_votes: (B, C) what people perceived, as probabilities, beside the labels: the targets of
+                the heads of the reading "perceived", where it has its own.
             text_labels: the classes of the prompts where these are not as many as the faces; -1 for one that speaks of
                 no emotion, which matches no face and no voice.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.
-            reading: whose calibration and class shares the logits and the fusion go by.
+            reading: whose heads, calibration and class shares the logits and the fusion go by.
         Without masks and with both labels, B may be another for the voices than for the faces and texts, as in
         training: the losses go by labels, and nothing is fused (`logits` and `agreement` are None).
 
@@ -805,15 +824,12 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             pixel_values, input_features, input_values, input_ids, attention_mask, face_mask, voice_mask
         )
         embeds = {name: normalize(values) for name, values in features.items()}
-        face_logits = voice_logits = None
-        if "image" in features:
-            face_logits = self.calibrate("face", self.face_head(features["image"]), reading)
-        if "audio" in features:
-            voice_logits = self.calibrate("voice", self.voice_head(features["audio"]), reading)
+        face_logits = self.answer("face", features["image"], reading) if "image" in features else None
+        voice_logits = self.answer("voice", features["audio"], reading) if "audio" in features else None
         losses, logits, agreement = {}, None, None
         if return_loss and (face_labels is not None or voice_labels is not None):
-            face = HeadInputs(face_logits, face_labels, face_targets, face_mask)
-            voice = HeadInputs(voice_logits, voice_labels, voice_targets, voice_mask)
+            face = HeadInputs(features.get("image"), face_labels, face_targets, face_votes, face_mask)
+            voice = HeadInputs(features.get("audio"), voice_labels, voice_targets, voice_votes, voice_mask)
             losses = self.losses(embeds, face, voice, text_labels)
         if together:
             logits, agreement = self.fuse(
@@ -842,33 +858,37 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         """The losses of a weight above 0 by name, unweighted, each a scalar; `embeds` as in `contrastive_losses`."""
         losses = {}
-        for name, head, given in (("face", self.face_head, face), ("voice", self.voice_head, voice)):
-            if given.labels is not None and self.config.loss_weights[name] > 0:
-                losses[name] = self._head_loss(head, *given)
+        for name, given in (("face", face), ("voice", voice)):
+            if given.labels is None:
+                continue
+            targets = {("acted", name): given.targets}
+            if self.config.perceived_heads and given.votes is not None:
+                targets["perceived", self.config.head_name(name, "perceived")] = given.votes
+            for (reading, head_name), of_reading in targets.items():
+                if self.config.loss_weights[head_name] > 0:
+                    losses[head_name] = self._head_loss(name, reading, given, of_reading)
         return losses | self.emoclip.contrastive_losses(
             embeds, face.labels, voice.labels, face.mask, voice.mask, text_labels
         )
 
     def _head_loss(
-        self,
-        head: EmotionHead,
-        logits: torch.Tensor | None,
-        labels: torch.Tensor,
-        targets: torch.Tensor | None,
-        mask: torch.Tensor | None,
+        self, name: Literal["face", "voice"], reading: Reading, given: HeadInputs, targets: torch.Tensor | None
     ) -> torch.Tensor:
         """Mean cross-entropy over the rows of all processes that have the modality.
 
         DistributedDataParallel averages gradients over the processes: each returns the sum over its own rows, times
         the number of processes, over the number of rows of all.
         """
+        head, features, labels, mask = self.head(name, reading), given.features, given.labels, given.mask
         mask = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(labels.device, non_blocking=True)
-        if logits is None:
+        if features is None:
             mask = torch.zeros_like(mask)
             total = next(self.parameters()).new_zeros(())
         else:
+            logits = self.answer(name, features, reading)
             own = head.own_labels(labels, mask) if targets is None else head.own_targets(targets, mask)
-            total = head.loss(logits, own, mask, self.config.label_smoothing)
+            smoothing = self.config.label_smoothing if reading == "acted" else 0.0  # votes are smooth themselves
+            total = head.loss(logits, own, mask, smoothing)
         count = mask.sum()
         if is_distributed() and not self.emoclip.even_batches:  # else every process's mean weighs the same
             dist.all_reduce(count)
