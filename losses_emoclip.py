@@ -1,7 +1,8 @@
 """EmoCLIP's contrastive losses: which rows of which processes are compared, and how.
 
-    rows = {"image": LabeledRows(faces, face_labels), "audio": LabeledRows(voices, voice_labels)}
-    loss = contrastive_loss(faces, voices, face_labels, voice_labels, scale)
+    rows = gather_rows({"image": LabeledRows(faces, face_labels), "audio": LabeledRows(voices, voice_labels)})
+    a, b = rows["image"], rows["audio"]
+    loss = contrastive_loss(a.embeds, b.embeds, a.labels, b.labels, scale)
 
 Free functions, each of which can be read, tested and quoted alone. Shapes: B rows of a batch, N and M rows of all
 processes, D the joint space.
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # noqa: F401  (all_gather with gradients, reached as dist.nn)
+import torch.nn.functional as F
 
 #: The pairs of modalities that the contrastive losses compare.
 PAIRS = {"image_audio": ("image", "audio"), "image_text": ("image", "text"), "audio_text": ("audio", "text")}
@@ -52,32 +53,23 @@ def contrastive_loss(
         ) / 2
 
 
-def gather_rows(tensor: torch.Tensor, even: bool = False) -> torch.Tensor:
-    """The rows of every process, in rank order, with gradients; processes may hold different numbers of rows.
+class AllRows(torch.autograd.Function):
+    """The rows (n, ...) of each of P processes as (P, n, ...), with gradients.
 
-    Args:
-        tensor: (n, ...) of this process. even: n is the same in all of them, which they then need not ask each other.
-    Returns:
-        (N, ...), N the sum of every n; `tensor` itself in one process.
+    Every process takes the same losses over the same rows, so all have the same gradient for one process's rows, and
+    the sum over the processes is P times its own: nobody need ask anybody.
     """
-    if not is_distributed():
-        return tensor
-    if tensor.is_floating_point():  # under autocast, a process without rows holds another dtype than the others
-        tensor = tensor.float()
-    sizes = [len(tensor)] * dist.get_world_size()
-    if not even:
-        size = torch.tensor([len(tensor)], device=tensor.device)
-        gathered = [torch.zeros_like(size) for _ in sizes]
-        dist.all_gather(gathered, size)
-        sizes = torch.cat(gathered).tolist()
-    padded = torch.cat([tensor, tensor.new_zeros(max(sizes) - len(tensor), *tensor.shape[1:])])
-    if tensor.is_floating_point():
-        # The backward pass is collective too: a process whose rows need no gradient must take part in it.
-        parts = dist.nn.all_gather(padded if padded.requires_grad else padded.requires_grad_())
-    else:
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes)])
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        processes = dist.get_world_size()
+        every = rows.new_empty(processes * len(rows), *rows.shape[1:])
+        dist.all_gather_into_tensor(every, rows)
+        return every.unflatten(0, (processes, len(rows)))
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient[dist.get_rank()] * dist.get_world_size()
 
 
 def is_distributed() -> bool:
@@ -98,7 +90,7 @@ def modality_masks(
     """Which of this process's rows have each modality, (B,) bool; every row with a face or a voice has a text. None
     where no masks are given, and every row has what is given at all.
 
-    The masks are on the device of those given: see `gather_present`.
+    The masks are on the device of those given: see `present_rows`.
     """
     if face_mask is None and voice_mask is None:
         return dict.fromkeys(("image", "audio", "text"))
@@ -132,18 +124,40 @@ def modality_labels(
     return {"image": face_labels, "audio": voice_labels, "text": text_labels}
 
 
-def gather_present(
-    embeds: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None, even: bool = False
-) -> LabeledRows:
-    """The rows of every process where `mask` is True, or all of them, of (B, D) embeddings and (B,) labels.
+def present_rows(embeds: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None) -> LabeledRows:
+    """The rows of (B, D) embeddings and (B,) labels where `mask` is True, or all of them.
 
-    With one process, a mask on the CPU gives the number of rows without waiting for a GPU.
+    A mask on the CPU gives the number of rows without waiting for a GPU.
     """
-    if mask is None and is_distributed() and not even:  # another process may have one
-        mask = torch.ones_like(labels, dtype=torch.bool)
-    embeds, labels = (gather_rows(values, even) for values in (embeds, labels))
     if mask is None:
         return LabeledRows(embeds, labels)
-    mask = gather_rows(mask.to(embeds.device), even) if is_distributed() else mask
     present = mask.nonzero().flatten().to(embeds.device, non_blocking=True)
     return LabeledRows(embeds[present], labels[present])
+
+
+def gather_rows(rows: dict[str, LabeledRows], even: bool = False) -> dict[str, LabeledRows]:
+    """The rows of every process for each modality, in rank order, with gradients; `rows` itself in one process.
+
+    All of them travel at once: a process waits for the others longer than for the few numbers.
+
+    Args:
+        rows: of this process, the same modalities in the same order as in the others.
+        even: of each modality as many as in any other process, which then need not ask each other.
+    """
+    if not is_distributed():
+        return rows
+    # A label is two more columns: the bits of its int64. Under autocast, processes may hold different dtypes.
+    columns = ((embeds.float(), labels.long()[:, None].view(torch.float32)) for embeds, labels in rows.values())
+    packed = torch.cat([torch.cat(each, 1) for each in columns])  # (R, D + 2)
+    own = [len(labels) for _, labels in rows.values()]
+    if even:
+        sizes = [own] * dist.get_world_size()
+    else:
+        sizes = AllRows.apply(torch.tensor(own, device=packed.device)).tolist()
+        packed = F.pad(packed, (0, 0, 0, max(map(sum, sizes)) - len(packed)))
+    parts = [every[: sum(each)].split(each) for every, each in zip(AllRows.apply(packed), sizes)]
+    both = {name: torch.cat(of_all) for name, of_all in zip(rows, zip(*parts))}
+    return {
+        name: LabeledRows(values[:, :-2], values[:, -2:].detach().contiguous().view(torch.int64)[:, 0])
+        for name, values in both.items()
+    }

@@ -32,10 +32,11 @@ try:
         PAIRS,
         LabeledRows,
         contrastive_loss,
-        gather_present,
+        gather_rows,
         is_distributed,
         modality_labels,
         modality_masks,
+        present_rows,
     )
 except ImportError:
     if __package__:  # a package is missing, and the error names it
@@ -46,10 +47,11 @@ except ImportError:
         PAIRS,
         LabeledRows,
         contrastive_loss,
-        gather_present,
+        gather_rows,
         is_distributed,
         modality_labels,
         modality_masks,
+        present_rows,
     )
 
 #: The largest factor by which a cosine similarity is scaled, as in CLIP.
@@ -532,7 +534,8 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             if a in embeds and b in embeds:
                 logits[f"logits_{pair}"] = self.scale(pair) * embeds[a] @ embeds[b].T
         if return_loss and len(embeds) > 1:
-            losses = self.contrastive_losses(embeds, face_labels, voice_labels, face_mask, voice_mask)
+            rows = self.labeled_rows(embeds, face_labels, voice_labels, face_mask, voice_mask)
+            losses = self.contrastive_losses(rows)
         return EmoCLIPOutput(
             loss=sum(self.config.loss_weights[pair] * loss for pair, loss in losses.items()) if losses else None,
             losses=losses or None,
@@ -540,23 +543,21 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             **{f"{name}_embeds": value for name, value in embeds.items()},
         )
 
-    def contrastive_losses(
+    def labeled_rows(
         self,
         embeds: dict[str, torch.Tensor],
         face_labels: torch.Tensor | None,
         voice_labels: torch.Tensor | None,
-        face_mask: torch.Tensor | None,
-        voice_mask: torch.Tensor | None,
+        face_mask: torch.Tensor | None = None,
+        voice_mask: torch.Tensor | None = None,
         text_labels: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The losses of every pair over the rows of all processes, each a scalar, for pairs of a weight above 0.
+    ) -> dict[str, LabeledRows]:
+        """What `contrastive_losses` compares: the rows of all processes that have a modality, with their labels.
 
         `embeds` holds (B, D) for `image`, `audio` and `text`, each where it is given. With the loss reduction
-        `audioclip` the labels are not used, and `transform` is among the losses where there is audio. `text_labels` as
-        in `EmoCLIPForEmotionClassification.forward`.
+        `audioclip` the labels are not used. `text_labels` as in `EmoCLIPForEmotionClassification.forward`.
         """
-        as_audioclip = self.config.loss_reduction == "audioclip"
-        if as_audioclip:  # a row's own face, voice and text are its only positives
+        if self.config.loss_reduction == "audioclip":  # a row's own face, voice and text are its only positives
             face_labels = voice_labels = None
         masks = modality_masks(embeds, face_mask, voice_mask)
         labels = modality_labels(embeds, face_labels, voice_labels, masks["image"])
@@ -567,15 +568,23 @@ class EmoCLIPModel(EmoCLIPPreTrainedModel):
             none = any_embeds[:0] if masks["image"] is None else torch.zeros_like(any_embeds)
             embeds = {"image": none, "audio": none} | embeds
         rows = {
-            name: gather_present(values, labels[name][: len(values)], masks[name], self.even_batches)
-            for name, values in embeds.items()
+            name: present_rows(values, labels[name][: len(values)], masks[name]) for name, values in embeds.items()
         }
+        return gather_rows(rows, self.even_batches)
+
+    def contrastive_losses(self, rows: dict[str, LabeledRows]) -> dict[str, torch.Tensor]:
+        """The losses of every pair of what `labeled_rows` gives, each a scalar, for pairs of a weight above 0.
+
+        With the loss reduction `audioclip`, `transform` is among them where there is audio.
+        """
         losses = {
             pair: contrastive_loss(rows[a].embeds, rows[b].embeds, rows[a].labels, rows[b].labels, self.scale(pair))
             for pair, (a, b) in PAIRS.items()
             if a in rows and b in rows and self.config.loss_weights[pair] > 0
         }
-        return self._audioclip_losses(losses, rows) if as_audioclip and losses else losses
+        if losses and self.config.loss_reduction == "audioclip":
+            return self._audioclip_losses(losses, rows)
+        return losses
 
     def _audioclip_losses(
         self, losses: dict[str, torch.Tensor], rows: dict[str, LabeledRows]
@@ -830,7 +839,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if return_loss and (face_labels is not None or voice_labels is not None):
             face = HeadInputs(features.get("image"), face_labels, face_targets, face_votes, face_mask)
             voice = HeadInputs(features.get("audio"), voice_labels, voice_targets, voice_votes, voice_mask)
-            losses = self.losses(embeds, face, voice, text_labels)
+            rows = self.emoclip.labeled_rows(embeds, face_labels, voice_labels, face_mask, voice_mask, text_labels)
+            losses = self.losses(rows, face, voice)
         if together:
             logits, agreement = self.fuse(
                 None if face_logits is None else face_logits.float().log_softmax(-1),
@@ -849,14 +859,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             **{f"{name}_embeds": value for name, value in embeds.items()},
         )
 
-    def losses(
-        self,
-        embeds: dict[str, torch.Tensor],
-        face: HeadInputs,
-        voice: HeadInputs,
-        text_labels: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The losses of a weight above 0 by name, unweighted, each a scalar; `embeds` as in `contrastive_losses`."""
+    def losses(self, rows: dict[str, LabeledRows], face: HeadInputs, voice: HeadInputs) -> dict[str, torch.Tensor]:
+        """The losses of a weight above 0 by name, unweighted, each a scalar; `rows` as in `contrastive_losses`."""
         losses = {}
         for name, given in (("face", face), ("voice", voice)):
             if given.labels is None:
@@ -867,9 +871,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             for (reading, head_name), of_reading in targets.items():
                 if self.config.loss_weights[head_name] > 0:
                     losses[head_name] = self._head_loss(name, reading, given, of_reading)
-        return losses | self.emoclip.contrastive_losses(
-            embeds, face.labels, voice.labels, face.mask, voice.mask, text_labels
-        )
+        return losses | self.emoclip.contrastive_losses(rows)
 
     def _head_loss(
         self, name: Literal["face", "voice"], reading: Reading, given: HeadInputs, targets: torch.Tensor | None
@@ -890,7 +892,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             smoothing = self.config.label_smoothing if reading == "acted" else 0.0  # votes are smooth themselves
             total = head.loss(logits, own, mask, smoothing)
         count = mask.sum()
-        if is_distributed() and not self.emoclip.even_batches:  # else every process's mean weighs the same
+        if not self.emoclip.even_batches and is_distributed():  # else every process's mean weighs the same
             dist.all_reduce(count)
             total = total * dist.get_world_size()
         return total / count.clamp(min=1)

@@ -1,11 +1,15 @@
 """What makes training fast changes nothing: fixed shapes, padded channels, compiled regions."""
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from accelerate.data_loader import prepare_data_loader
 from helpers import SMALL_EXTRACTOR, TINY, numbered_faces, numbered_voices
 from torch import nn
@@ -132,13 +136,14 @@ def tiny_trainer(folder: Path, eval_strategy: str = "no", **arguments) -> EmoCLI
         load_best_model_at_end=False,
         report_to="none",
         disable_tqdm=True,
-        num_train_epochs=2,
-        **{"save_strategy": "no", **arguments},
+        ddp_find_unused_parameters=False,
+        **{"num_train_epochs": 2, "save_strategy": "no", **arguments},
     )
+    model.emoclip.even_batches = args.world_size > 1
     return EmoCLIPTrainer(
         model.to(memory_format=torch.channels_last),
         args,
-        train_dataset=TrainingDataset(*data[0], extractor, prompts, batch_size=8),
+        train_dataset=TrainingDataset(*data[0], extractor, prompts, batch_size=8, processes=args.world_size),
         eval_dataset=FaceVoiceDataset(*data[1], extractor, prompts),
         processor=processor,
         mixup=0.2,
@@ -183,6 +188,43 @@ def test_each_region_is_compiled_once_and_evaluation_and_what_follows_is_not(tmp
     trainer.evaluate()
     trainer.predict(trainer.eval_dataset)
     assert len(graphs) == 4
+
+
+def train_as_one_of_two(rank: int, folder: str):
+    """One process of two: a training of four steps, eager and compiled, and what came of them in a file."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    gather, gathered, results = dist.all_gather_into_tensor, [], []
+    dist.all_gather_into_tensor = lambda *args: gathered.append(args) or gather(*args)
+    for arguments in ({}, {"torch_compile_backend": "eager"}):
+        trainer = tiny_trainer(Path(folder), num_train_epochs=4, ema_decay=0, **arguments)
+        gathered.clear()
+        trainer.train()
+        of_training, logged = len(gathered), losses_of(trainer)
+        weights = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+        metrics = trainer.evaluate()
+        results.append((of_training, logged, weights, trainer.model.state_dict(), metrics["eval_accuracy"]))
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo over a shared file is tried on Linux and macOS")
+def test_two_processes_gather_once_a_step_compiled_or_not(tmp_path):
+    mp.set_forkserver_preload(["transformers.modeling_utils"])
+    mp.start_processes(train_as_one_of_two, (str(tmp_path),), nprocs=2, start_method="forkserver")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for (steps, losses, ours, evaluated, accuracy), (_, _, theirs, their_evaluated, their_accuracy) in zip(
+        first, second
+    ):
+        assert steps == len(losses) == 4
+        assert accuracy == their_accuracy
+        differ = {name for name, value in ours.items() if not torch.equal(value, theirs[name])}
+        assert differ == {name for name in ours if "running" in name}, "each keeps its own rows' statistics"
+        assert all(torch.equal(value, their_evaluated[name]) for name, value in evaluated.items())
+    assert first[0][1] == pytest.approx(first[1][1], abs=1e-4)
+    for name, value in first[0][2].items():
+        assert torch.allclose(value.float(), first[1][2][name].float(), atol=1e-4), name
 
 
 class Stopped(TrainerCallback):

@@ -64,11 +64,11 @@ def test_a_text_without_an_emotion_matches_no_face_but_stands_against_those_that
     model.emoclip.logit_scale.data.zero_()  # similarities are cosines
     faces, texts = torch.eye(4, 8)[:2], torch.eye(4, 8)
     embeds, labels = {"image": faces, "text": texts[:2]}, torch.tensor([0, 3])
-    alone = model.emoclip.contrastive_losses(embeds, labels, None, None, None)["image_text"]
-    embeds["text"] = texts[:3]
-    with_other = model.emoclip.contrastive_losses(embeds, labels, None, None, None, torch.tensor([0, 3, -1]))[
-        "image_text"
-    ]
+    emoclip = model.emoclip
+    alone = emoclip.contrastive_losses(emoclip.labeled_rows(embeds, labels, None))["image_text"]
+    embeds["text"], text_labels = texts[:3], torch.tensor([0, 3, -1])
+    rows = emoclip.labeled_rows(embeds, labels, None, text_labels=text_labels)
+    with_other = emoclip.contrastive_losses(rows)["image_text"]
     of_faces = math.log(math.e + 2) - 1  # of three texts, one is right
     of_texts = math.log(math.e + 1) - 1
     assert with_other.item() == pytest.approx((of_faces + of_texts) / 2)
@@ -172,7 +172,8 @@ def taught(vectors):
         ids = torch.cat([each[torch.randint(len(each), (8,))] for each in prompts])
         texts = F.normalize(model.emoclip.get_text_features(ids).pooler_output, dim=-1)
         labels = torch.tensor([*range(7), -1]).repeat_interleave(8)
-        losses = model.emoclip.contrastive_losses({"image": faces, "text": texts}, classes, None, None, None, labels)
+        rows = model.emoclip.labeled_rows({"image": faces, "text": texts}, classes, None, text_labels=labels)
+        losses = model.emoclip.contrastive_losses(rows)
         optimizer.zero_grad()
         losses["image_text"].backward()
         optimizer.step()

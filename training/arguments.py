@@ -119,6 +119,7 @@ class EmoCLIPTrainingArguments(TrainingArguments):
     )
     teachers_weight: float = field(default=0.5, metadata={"help": "of the teachers in the targets, 0 to 1"})
     logging_steps: float = 50
+    ddp_broadcast_buffers: bool | None = False  # not at every step: see EmoCLIPTrainer.evaluation_loop
     logging_nan_inf_filter: bool = False  # the filter makes the CPU wait for the GPU after every step
     seed: int = 0
     push_only: str | None = field(

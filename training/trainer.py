@@ -56,9 +56,16 @@ class EmoCLIPTrainer(Trainer):
             )
             for name in self.args.teachers
         ]
+        self.accelerator.ddp_handler.gradient_as_bucket_view = True  # no copies back
+        if self.args.compile_regions:
+            self.add_callback(NewStep())
         self.average = None
         if self.args.ema_decay:
             self.average = copy.deepcopy(self.model).requires_grad_(False)
+            self.averaged_and_current = [  # listed once, since that takes milliseconds
+                [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+                for model in (self.average, self.model)
+            ]
             self.add_callback(AverageWeights(self))
 
     @contextmanager
@@ -72,13 +79,13 @@ class EmoCLIPTrainer(Trainer):
         regions = []
         if self.args.compile_regions:
             regions = [(self.model.emoclip, "_image_tower"), (self.model.emoclip, "_audio_tower")]
-            regions += [(self, "augment"), (self, "posteriors")]
-            if self.args.world_size == 1:  # on several processes they gather
-                regions.append((self.model, "losses"))
+            regions += [(self, "augment"), (self, "posteriors"), (self.model, "losses")]
         for owner, name in regions:
             setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, **self.args.compile_regions))
         try:
-            yield
+            # Not cut at DDP's buckets: the towers have weights in common, whose gradients come when both are done.
+            with torch._dynamo.config.patch(optimize_ddp=False):
+                yield
         finally:
             for owner, name in regions:
                 delattr(owner, name)
@@ -154,11 +161,7 @@ class EmoCLIPTrainer(Trainer):
     def update_average(self):
         """Moves the average towards the current weights, by more at the start, while these still change fast."""
         decay = min(self.args.ema_decay, (1 + self.state.global_step) / (10 + self.state.global_step))
-        averaged, current = (
-            [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-            for model in (self.average, self.model)
-        )
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(*self.averaged_and_current, 1 - decay)
 
     @contextmanager
     def averaged(self):
@@ -185,7 +188,13 @@ class EmoCLIPTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
-        """The Trainer's own, with nothing compiled: evaluation's batches have other sizes than training's."""
+        """The Trainer's own, with nothing compiled: evaluation's batches have other sizes than training's.
+
+        Every process takes batch norm's statistics of the first, which are saved; in training each keeps its own.
+        """
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         with torch.compiler.set_stance("force_eager"):
             return super().evaluation_loop(*args, **kwargs)
 
@@ -240,6 +249,13 @@ class EmoCLIPTrainer(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is for matrices and filters, not for norms, biases, positional embeddings and scales."""
         return [n for n, p in model.named_parameters() if p.ndim >= 2 and "position" not in n]
+
+
+class NewStep(TrainerCallback):
+    """Tells CUDA graphs (`--torch_compile_mode reduce-overhead`) that they may overwrite what the last step made."""
+
+    def on_step_begin(self, *args, **kwargs):
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 class AverageWeights(TrainerCallback):
