@@ -219,3 +219,33 @@ def publish(folder: str | os.PathLike, repo_id: str, token: str | None = None, p
     except Exception as error:
         raise HubError(explain(error, url.repo_id)) from None
     return commit.commit_url
+
+
+def publish_space(folder: str | os.PathLike, repo_id: str, token: str | None = None) -> str:
+    """Uploads the page of build_web.py in one commit to a static Space, which is made where it is not there yet. What
+    an older page had in its folders is deleted.
+
+    Returns:
+        The Space's address.
+    Raises:
+        HubError: the upload failed, or another kind of Space lives under that name; the folder stays as it is.
+    """
+    api = HfApi(token=token)
+    try:
+        url = api.create_repo(repo_id, repo_type="space", space_sdk="static", exist_ok=True)
+        kind = api.space_info(url.repo_id).sdk
+    except Exception as error:
+        raise HubError(explain(error, repo_id)) from None
+    if kind != "static":
+        raise HubError(f"{url.repo_id} is a Space of another kind ({kind}): give a name of its own.")
+    try:
+        api.upload_folder(
+            repo_id=url.repo_id,
+            repo_type="space",
+            folder_path=folder,
+            commit_message="EmoCLIP in the browser",
+            delete_patterns=["look/*", "network/*"],
+        )
+    except Exception as error:
+        raise HubError(explain(error, repo_id)) from None
+    return str(url)

@@ -34,7 +34,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from demo import limits
-from demo.live_page import live_page
+from demo.live_page import PROMISE, live_page, web_link
 from demo.live_session import LiveSession
 from demo.page import module
 from recognizer_emoclip import Recognizer
@@ -58,7 +58,8 @@ class LiveJSON(TypedDict):
 def live_tab(live: "Live") -> None:
     """The tab's content, which its script brings to life, and its endpoint."""
     knows_neutral = live.recognizer.model.config.neutral is not None
-    gr.HTML(live_page(knows_neutral), js_on_load=module("live.js"), padding=False, elem_id="live")
+    promise = PROMISE + web_link(os.environ.get("EMOCLIP_WEB_URL"))
+    gr.HTML(live_page(knows_neutral, promise), js_on_load=module("live.js"), padding=False, elem_id="live")
 
     def live_places() -> LiveJSON:
         """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what

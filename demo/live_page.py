@@ -1,18 +1,24 @@
 """The tab Live as HTML, before there is a frame or a sound. static/live.js brings it to life."""
 
+import html
+
 from demo.emotions import COLOURS, adjective, glyph, ink
 from demo.page import asset
 from demo.views import agreement_meter, bars
 from results_emoclip import Emotion
 
 GAME = "Seven prompts in thirty seconds, such as “Look happy, sound angry”"
+PROMISE = "Pictures and sound go to this server, are answered from memory, and are never saved."
 
 
-def live_page(knows_neutral: bool) -> str:
-    """The tab's content. `knows_neutral`: whether the model can answer relative to a person's baseline."""
+def live_page(knows_neutral: bool, promise: str) -> str:
+    """The tab's content.
+
+    Args:
+        knows_neutral: whether the model can answer relative to a person's baseline.
+        promise: HTML that says what becomes of pictures and sound.
+    """
     neutral = '<button type="button" class="neutral">This is me, neutral</button>' if knows_neutral else ""
-    empty = Emotion("", dict.fromkeys(COLOURS, 0.0), unsure=False)
-    cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
     emotions = "".join(
         f'<template data-label="{label}" data-word="{adjective(label)}" data-colour="{colour}" '
         f'data-ink="{ink(colour)}">{glyph(label)}</template>'
@@ -53,14 +59,9 @@ def live_page(knows_neutral: bool) -> str:
         <button type="button" class="minute expert">Download CSV</button>
       </div>
     </div>
-    <p class="promise">Pictures and sound go to this server, are answered from memory, and are never saved.</p>
+    <p class="promise">{promise}</p>
   </div>
-  <div class="answer">
-    <div class="verdict" style="--colour:{COLOURS["neutral"]}"><div class="glyphs">{glyph("neutral")}</div>
-      <div class="words"><h2 class="headline">Ready when you are</h2><p class="line">Press Start.</p></div>
-      {agreement_meter(0.0)}<p class="derived expert"></p></div>
-    <div class="sources">{cards}</div>
-  </div>
+  {answer_card("Ready when you are", "Press Start.")}
   <figure class="timeline"><canvas role="img" aria-label="Timeline, empty"></canvas>
     <figcaption>The last 60 seconds: how likely each emotion was, in the face and in the voice</figcaption></figure>
   <p class="sr-only" aria-live="polite"></p>
@@ -73,3 +74,26 @@ def live_page(knows_neutral: bool) -> str:
     <form method="dialog"><button type="button" class="download">Download</button>
       <button type="button" class="share-sheet">Share …</button><button>Close</button></form></dialog>
 </div>"""
+
+
+def answer_card(headline: str, line: str) -> str:
+    """A verdict and bars, for static/view.js to fill."""
+    empty = Emotion("", dict.fromkeys(COLOURS, 0.0), unsure=False)
+    cards = "".join(bars(title, empty, "", "") for title in ("Face", "Voice", "Together"))
+    return f"""
+  <div class="answer">
+    <div class="verdict" style="--colour:{COLOURS["neutral"]}"><div class="glyphs">{glyph("neutral")}</div>
+      <div class="words"><h2 class="headline">{headline}</h2><p class="line">{line}</p></div>
+      {agreement_meter(0.0)}<p class="derived expert"></p></div>
+    <div class="sources">{cards}</div>
+  </div>"""
+
+
+def web_link(address: str | None) -> str:
+    """The way to the page that runs in the browser alone, where this demo knows one."""
+    if not address:
+        return ""
+    return (
+        f' <a href="{html.escape(address)}" target="_blank" rel="noopener">Rather not? Here nothing leaves your '
+        "browser.</a>"
+    )

@@ -32,6 +32,7 @@ SLOWEST = (
     "test_app_video_browser",
     "test_pipeline",
     "test_export",
+    "test_web",
 )
 
 

@@ -43,6 +43,7 @@ class Commit:
 @dataclass
 class Repository:
     private: bool = False
+    sdk: str | None = None  # of a Space
     commits: list[Commit] = field(default_factory=list)
 
     @property
@@ -77,8 +78,9 @@ def metadata_errors(content: str, kind: str) -> list[str]:
         if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", name):
             errors.append(f"{name!r} is no id")
     if kind == "space":
-        if not {"title", "emoji", "sdk", "sdk_version", "app_file"} <= set(data) or data["sdk"] != "gradio":
-            errors.append("title, emoji, sdk, sdk_version and app_file are required")
+        needed = {"title", "emoji", "sdk", "app_file"} | ({"sdk_version"} if data.get("sdk") == "gradio" else set())
+        if not needed <= set(data) or data["sdk"] not in ("gradio", "static"):
+            errors.append(f"{', '.join(sorted(needed))} are required")
         if {data.get("colorFrom"), data.get("colorTo")} - set(COLOURS):
             errors.append("colours")
         if len(data.get("short_description", "")) > 60:
@@ -233,7 +235,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if name in self.hub.repositories[kind]:
             return self.answer(409, {"error": "You already created this repo", "url": url})
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        self.hub.repositories[kind][name] = Repository(private)
+        self.hub.repositories[kind][name] = Repository(private, asked.get("sdk"))
         self.hub.commit(self.hub.repositories[kind][name], {".gitattributes": b"*.bin filter=lfs\n"}, "initial commit")
         self.answer(200, {"url": url, "name": name, "id": name})
 
@@ -308,6 +310,8 @@ class HubHandler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in commit.files]
             private = self.hub.repositories[kind][name].private
             about = {"id": name, "sha": commit.sha, "private": private, "siblings": siblings, "tags": []}
+            if kind == "spaces":
+                about["sdk"] = self.find(kind, name).sdk
             self.answer(200, about | {"modelId": name, "downloads": 0, "likes": 0, "gated": False, "disabled": False})
 
     @staticmethod

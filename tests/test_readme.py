@@ -49,6 +49,7 @@ RUN_BY = {
     "predict_hf.py": "test_predict.py",
     "convert_audioclip.py": "test_audioclip.py",
     "export_onnx.py": "test_export.py",
+    "build_web.py": "test_web.py",
     "make_word_vectors.py": "test_words.py",
     "experiments/recipe_search.py": "test_recipes.py",
     "experiments/baseline.py": None,
@@ -64,6 +65,7 @@ RUN_BY = {
     "benchmarks/start_speed.py": None,
     "benchmarks/train_speed.py": None,
     "benchmarks/video_speed.py": None,
+    "benchmarks/web_speed.py": None,
 }
 
 

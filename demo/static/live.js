@@ -2,10 +2,11 @@
 // demo/live_page.py made.
 
 import { Card } from "./card.js";
-import { Connection, Frames } from "./connection.js";
+import { Connection } from "./connection.js";
 import { download, toCSV } from "./csv.js";
 import { loudness, openDevices, openSound } from "./devices.js";
 import { readEmotions } from "./emotions.js";
+import { Frames } from "./frames.js";
 import { Game } from "./game.js";
 import { Neutral } from "./neutral.js";
 import { Preview } from "./preview.js";
@@ -64,7 +65,7 @@ export function start(element) {
 
   function connect(mine) {
     mine.connection = new Connection(mine.context?.sampleRate ?? 16000, mine.clock, {
-      connecting: () => show("connecting", "Connecting …"),
+      connecting: (sentence) => show("connecting", sentence),
       message: (message) => receive(mine, message),
       lost: () => {
         game.end();

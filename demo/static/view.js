@@ -6,9 +6,10 @@ import { percent, signed } from "./emotions.js";
 const NOBODY = { headline: "Ready when you are", line: "Press Start.", labels: [], likeliest: {}, result: {} };
 
 export class View {
-  constructor(live, emotions) {
+  // `notes` say what the cards' numbers are of.
+  constructor(live, emotions, notes = { face: "smoothed", voice: "last 3 s" }) {
     this.find = (selector) => live.querySelector(selector);
-    this.emotions = emotions;
+    Object.assign(this, { emotions, notes });
   }
 
   // `mirrored`: whether the picture is shown as a mirror shows it.
@@ -16,8 +17,8 @@ export class View {
     const { face, voice, fused } = answer.result;
     this.#box(face, answer.likeliest.face?.[0], answer.tag, answer.size, mirrored);
     this.#others(answer.others ?? [], answer.size, mirrored);
-    this.#card("Face", face, "smoothed", answer.likeliest.face);
-    this.#card("Voice", voice, "last 3 s", answer.likeliest.voice);
+    this.#card("Face", face, this.notes.face, answer.likeliest.face);
+    this.#card("Voice", voice, this.notes.voice, answer.likeliest.voice);
     this.#card("Together", fused, face && voice ? "fused" : "alone", answer.likeliest.fused);
     this.#verdict(answer);
   }

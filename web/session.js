@@ -1,0 +1,119 @@
+// What one visitor of Live looks and sounds like now: `LiveSession` in demo/live_session.py, in the browser.
+
+import { clipBox, overlap } from "./faces.js";
+import { peak, resample } from "./sound.js";
+import { Held } from "./verdict.js";
+
+export class LiveSession {
+  // `rate` is that of the sound, in hertz.
+  constructor(network, rule, rate) {
+    Object.assign(this, { network, rule, rate, live: rule.settings.live, held: new Held(rule) });
+    this.sound = new Float32Array(0); // the last contiguous seconds, a window at most
+    this.soundEnd = this.time = this.size = null;
+    this.face = this.voice = null; // {logProbs, time}, smoothed, and the face's box
+    this.faceTime = -1;
+    this.heard = this.unscored = this.silent = 0; // samples
+    this.others = [];
+    this.took = {}; // milliseconds
+  }
+
+  async addFrame(picture, time) {
+    const { width, height } = picture;
+    Object.assign(this, { time, size: [width, height] });
+    let started = performance.now();
+    const squares = await this.network.faces.find(picture, this.live.search_side);
+    const square = this.face ? squares.find((each) => overlap(each, this.face.box) >= this.live.track_overlap) : squares[0];
+    this.others = squares.filter((each) => each !== square).map((each) => clipBox(each, width, height));
+    this.took.find = performance.now() - started;
+    if (!square) {
+      if (time - this.faceTime > this.live.face_kept_seconds) this.face = null;
+      return;
+    }
+    started = performance.now();
+    const logProbs = await this.network.face(picture, square);
+    this.took.recognise = performance.now() - started;
+    this.faceTime = Math.max(time, this.faceTime);
+    this.face = { ...this.#smooth(this.face, logProbs, this.faceTime), box: clipBox(square, width, height) };
+  }
+
+  // Samples, Float32Array, that ended at a time in the page's seconds.
+  addSound(samples, time) {
+    const start = time - samples.length / this.rate;
+    if (this.soundEnd !== null && Math.abs(start - this.soundEnd) > this.live.max_gap_seconds)
+      Object.assign(this, { sound: new Float32Array(0), unscored: 0, silent: 0 });
+    this.soundEnd = time;
+    const { window, sampling_rate, silence_peak } = this.rule.settings.voice;
+    const both = new Float32Array(this.sound.length + samples.length);
+    both.set(this.sound);
+    both.set(samples, this.sound.length);
+    this.sound = both.slice(-Math.round((window / sampling_rate) * this.rate));
+    this.heard += samples.length;
+    this.unscored += samples.length;
+    this.silent = peak(samples) < silence_peak ? this.silent + samples.length : 0;
+  }
+
+  get windowDue() {
+    return this.unscored >= this.live.voice_hop_seconds * this.rate;
+  }
+
+  async scoreWindow() {
+    this.unscored = 0;
+    const started = performance.now(), seconds = this.heard / this.rate;
+    const [segments, heard] = await this.network.voices(
+      resample(this.sound, this.rate, this.rule.settings.voice.sampling_rate), [0]);
+    this.voice = heard.length ? { ...this.#smooth(this.voice, heard[0], seconds), segments } : null;
+    this.took.voice = performance.now() - started;
+  }
+
+  // The weight of what was seen halves every half_life seconds: `PosteriorFilter` in results_emoclip.py.
+  #smooth(before, logProbs, time) {
+    if (!before) return { logProbs, time };
+    const keep = 0.5 ** ((time - before.time) / this.live.half_life_seconds);
+    const mixed = logProbs.map((value, i) =>
+      Math.log(keep * Math.exp(before.logProbs[i]) + (1 - keep) * Math.exp(value)));
+    return { logProbs: mixed, time };
+  }
+
+  // The state for the page, as `LiveAnswer` in demo/live_session.py.
+  async answer() {
+    const now = Math.max(this.time ?? 0, this.soundEnd ?? 0), { stopped_seconds, silent_seconds } = this.live;
+    if (this.time !== null && now - this.time > stopped_seconds) Object.assign(this, { time: null, face: null, others: [] });
+    if (this.soundEnd !== null && now - this.soundEnd > stopped_seconds) Object.assign(this, { soundEnd: null, voice: null });
+    const result = await resultOf(this.network, this.rule, this.face, this.voice);
+    let hearing = null;
+    if (this.soundEnd !== null)
+      hearing = this.voice ? "speech" : this.silent >= silent_seconds * this.rate ? "silent" : "listening";
+    if (this.time !== null && !this.face)
+      result.messages.push("There is no face in the picture: come closer, or turn towards the light.");
+    if (hearing === "silent") result.messages.push("Nothing comes from the microphone: is it muted?");
+    const said = this.held.show(result, now);
+    return { ...answerOf(this.rule, result, said, this.size), time: this.time, hearing, others: this.others, took: this.took };
+  }
+}
+
+// An `EmotionResult` as JSON of {logProbs, box} and {logProbs, segments}, either of which may be null.
+export async function resultOf(network, rule, face, voice, messages = []) {
+  const result = { face: null, voice: null, fused: null, agreement: null, messages: [...messages] };
+  if (face) result.face = { ...rule.emotion(face.logProbs, "face"), box: face.box };
+  if (voice) result.voice = { ...rule.emotion(voice.logProbs, "voice"), segments: voice.segments };
+  if (face || voice) {
+    const [fused, agreement] = await network.fuse(face?.logProbs ?? null, voice?.logProbs ?? null);
+    const heads = ["face", "voice"].filter((head) => result[head]);
+    Object.assign(result, { fused: rule.emotion(fused, ...heads), agreement });
+  }
+  return result;
+}
+
+// What is shown of it, for the page's View.
+export function answerOf(rule, result, said, size) {
+  const named = said.labels.length > 0, [valence, arousal] = result.fused ? rule.derived(result.fused) : [0, 0];
+  return {
+    size, result, valence, arousal,
+    labels: said.labels,
+    headline: named ? said.headline : "Nobody seen or heard",
+    line: named ? rule.line(said, result) : "Look at the camera, or say something.",
+    tag: said.face.length ? rule.tag(said.face, result.face) : "",
+    likeliest: { face: said.face, voice: said.voice, fused: said.fused },
+    neutral: null,
+  };
+}
