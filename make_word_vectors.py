@@ -103,7 +103,7 @@ def vocabulary(encoder_tokens: Iterable[str], senses: dict[str, list[Sense]]) ->
 def encode(texts: list[str], folder: Path, batch_size: int = 128) -> torch.Tensor:
     """The sentence encoder's embeddings (n, 384) of the texts, of length 1."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.bfloat16).eval()
+    model = AutoModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # batches of equal lengths
     embeds = torch.empty(len(texts), model.config.hidden_size)
     for rows in torch.tensor(order).split(batch_size):

@@ -58,6 +58,8 @@ except ImportError:
 MAX_LOGIT_SCALE = 100.0
 #: Standard deviation of a word vector's numbers behind the projection, at the start.
 WORD_STD = 0.2
+#: Length of the noise that is added to a word vector in training, of the length 1 that it has itself.
+WORD_NOISE = 1.0
 
 
 def normalize(features: torch.Tensor) -> torch.Tensor:
@@ -221,7 +223,10 @@ class ProjectedCLIPVisionModel(nn.Module):
 
 
 class WordVectors(nn.Module):
-    """A text tower's token embeddings that stay as they are, in eight bits, behind a projection that is trained."""
+    """A text tower's token embeddings that stay as they are, in eight bits, behind a projection that is trained.
+
+    In training, noise is added to them: a word then speaks for those about it, and none can be learned by heart.
+    """
 
     def __init__(self, config: EmoCLIPConfig):
         super().__init__()
@@ -232,7 +237,10 @@ class WordVectors(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Tokens (B, L) to embeddings (B, L, hidden size)."""
-        return self.projection(self.weight[input_ids] * self.scale[input_ids].to(self.projection.weight.dtype))
+        vectors = self.weight[input_ids] * self.scale[input_ids].to(self.projection.weight.dtype)
+        if self.training:
+            vectors = vectors + WORD_NOISE * vectors.shape[-1] ** -0.5 * torch.randn_like(vectors)
+        return self.projection(vectors)
 
 
 @dataclass
@@ -797,8 +805,8 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
                 cross-entropy alone goes by them.
             face_votes, voice_votes: (B, C) what people perceived, as probabilities, beside the labels: the targets of
                 the heads of the reading "perceived", where it has its own.
-            text_labels: the classes of the prompts where these are not as many as the faces; -1 for one that speaks of
-                no emotion, which matches no face and no voice.
+            text_labels: the classes of the prompts where these are not the rows' own; -1 for one that speaks of no
+                emotion, which matches no face and no voice.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one. In training
                 they are best left on the CPU, which then need not wait for a GPU to know how many rows there are.
             return_loss: False leaves the losses out.

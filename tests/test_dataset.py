@@ -183,9 +183,15 @@ def test_each_row_has_a_prompt_that_speaks_of_its_emotion_and_no_other_row_lengt
     assert not torch.equal(dataset.__getitems__(range(len(dataset)))["input_ids"], batch["input_ids"])
 
 
-def test_a_training_batch_has_prompts_without_an_emotion_beside_those_of_its_faces():
+def test_a_training_batch_has_prompts_of_every_emotion_and_of_none_equally_often_whatever_its_faces():
     prompts = [torch.full((3, 4), label) for label in range(len(LABELS) + 1)]
     dataset = TrainingDataset(numbered_faces(), numbered_voices(), SMALL_EXTRACTOR, prompts, batch_size=16)
-    batch = dataset.__getitems__(range(16, 32))
-    assert torch.equal(batch["text_labels"], torch.cat([batch["face_labels"], torch.full((4,), -1)]))
-    assert batch["input_ids"][:, 0].tolist() == [*batch["face_labels"].tolist(), *[len(LABELS)] * 4]
+    counts = torch.zeros(len(LABELS) + 1)
+    for epoch in range(40):
+        dataset.set_epoch(epoch)
+        batch = dataset.__getitems__(range(16, 32))
+        assert batch["input_ids"].shape == (16, 4)
+        of_none = batch["input_ids"][:, 0] == len(LABELS)
+        assert torch.equal(batch["text_labels"], batch["input_ids"][:, 0].masked_fill(of_none, -1))
+        counts += batch["input_ids"][:, 0].bincount(minlength=len(counts))
+    assert counts.min() > 50 and counts.max() < 110  # 80 each, on average

@@ -50,7 +50,7 @@ def test_every_batch_has_one_shape_and_everything_comes_equally_often(batch_size
         assert len(batches) % processes == 0
         for batch in batches:
             shapes.add(tuple((name, tuple(value.shape)) for name, value in batch.items()))
-            assert torch.equal(batch["input_ids"][:, 0], batch["face_labels"])
+            assert torch.equal(batch["input_ids"][:, 0], batch["text_labels"])
             for name, counter in seen.items():
                 numbers = batch[name][:, 0, 0] - 1
                 assert torch.equal(getattr(data, f"{name[:-1]}_labels")[numbers.long()], batch[f"{name[:-1]}_labels"])

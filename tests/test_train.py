@@ -163,6 +163,32 @@ def test_a_training_starts_from_word_vectors_and_ends_with_marks(folder, train):
     assert set(results["texts"]["thing"]) == {"n", "auroc", "marked", "unmarked"}
 
 
+def test_a_text_tower_can_be_trained_alone_and_all_else_stays_as_it_was(trained, folder, train):
+    (folder / "other-vectors").mkdir()
+    train(
+        folder,
+        "texts",
+        config={"loss_weights": {"face": 0, "voice": 0, "image_audio": 0}},
+        init_from=str(trained),
+        word_vectors=str(write_word_vectors(folder / "other-vectors")),
+        freeze=["image"],
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+    )
+    before, after = (load_file(path / "model.safetensors") for path in (trained, folder / "texts"))
+    texts = {"emoclip.logit_scale", "emoclip.logit_scale_at"}
+    kept = {name for name in before if ".text_" not in name} - texts
+    assert all(torch.equal(before[name], after[name]) for name in kept) and len(kept) > 100
+    assert not any(torch.equal(before[name], after[name]) for name in texts)
+    before, after = (EmoCLIPConfig.from_pretrained(path) for path in (trained, folder / "texts"))
+    for name in ("face", "voice"):  # fitted again, to the same validation data
+        for own, again in zip(vars(before.head(name)).values(), vars(after.head(name)).values()):
+            assert again == pytest.approx(own, abs=1e-3)
+        assert after.neutral[name] == pytest.approx(before.neutral[name], abs=1e-3)
+    assert after.target_prior == before.target_prior
+
+
 def test_its_config_says_what_the_heads_were_taught(trained, folder):
     config = EmoCLIPConfig.from_pretrained(trained)
     assert config.labels == list(LABELS)

@@ -55,6 +55,20 @@ def test_word_vectors_are_not_trained_but_their_projection_is(model):
     assert vectors.projection.weight.grad.abs().sum() > 0
 
 
+def test_words_are_blurred_in_training_alone_by_as_much_as_they_are_long(model):
+    vectors = model.emoclip.text_model.embeddings.token_embedding
+    vectors.projection = torch.nn.Linear(6, 6, bias=False)
+    torch.nn.init.eye_(vectors.projection.weight)
+    tokens = torch.full((1, 4_000), 7)
+    exact = vectors(tokens)
+    assert torch.equal(vectors(tokens), exact)
+    vectors.train()
+    noise = vectors(tokens) - exact
+    assert not torch.equal(noise[0, 0], noise[0, 1])
+    assert noise.mean(1).norm() < 0.1
+    assert noise.square().sum(-1).mean().item() == pytest.approx(1, rel=0.1)
+
+
 def test_texts_work_in_half_precision(model):
     half = text_features(model.bfloat16())
     assert half.dtype == torch.bfloat16 and half.isfinite().all()
@@ -151,6 +165,19 @@ def test_a_text_tower_gets_the_vectors_and_the_other_towers_stay_as_they_were(ve
     assert all(torch.equal(model.state_dict()[name].half(), value) for name, value in kept.items())
     assert model.config.words == emotion_words("train")
     assert processor.tokenizer.eos_token_id == model.config.text_config.eos_token_id == len(table["weight"]) - 1
+
+
+def test_a_tower_of_word_vectors_is_small_unless_another_is_asked_for(vectors, tmp_path):
+    before, processor = tiny_parts()
+    save_all(before, processor, tmp_path)
+    for start in ({}, {"init_from": str(tmp_path)}):
+        for config, layers in (({}, 1), ({"text_config": {"num_hidden_layers": 2}}, 2)):
+            config = config if start else {**TINY, "text_config": config.get("text_config", {})}
+            arguments = ModelArguments(**start, config=config, word_vectors=str(vectors))
+            model = build_model(arguments, build_processor(arguments), [0, 1, 2], [0, 1])
+            text = model.config.text_config
+            assert (text.hidden_size, len(model.emoclip.text_model.encoder.layers)) == (64, layers)
+            assert text.vocab_size == len(load_file(vectors / WORD_VECTORS_FILE)["weight"])
 
 
 def test_missing_vectors_are_told_in_one_sentence(tmp_path):

@@ -30,6 +30,8 @@ from training.trainer import EmoCLIPTrainer
 
 #: What the text tower is trained on, as fields of the configuration.
 PROMPTS = {"words": emotion_words("train"), "prompt_templates": list(TEMPLATES)}
+#: Text tower of word vectors, where `--config` says no other: a larger one gains nothing (docs/words.md).
+WORD_TEXT_CONFIG = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
 #: Rows of a process from which batch norm takes statistics of its own rows alone.
 MIN_OWN_STATISTICS = 1_024
 
@@ -47,7 +49,7 @@ def untrained_config(model_args: ModelArguments, **fields) -> EmoCLIPConfig:
         clip_config = CLIPVisionConfig.from_pretrained(model_args.vision_model)
         overrides["vision_config"] = {"tower": "clip_vision_model", "clip_config": clip_config.to_dict()}
     if model_args.word_vectors:
-        overrides |= word_fields(model_args.word_vectors, overrides.get("text_config") or {})
+        overrides |= word_fields(model_args)
     return EmoCLIPConfig(**{**fields, **PROMPTS, **overrides})
 
 
@@ -63,12 +65,13 @@ def read_word_vectors(folder: str) -> tuple[PreTrainedTokenizerFast, dict[str, t
     return PreTrainedTokenizerFast.from_pretrained(folder), load_file(path)
 
 
-def word_fields(folder: str, text_config: dict) -> dict:
-    """The fields of a configuration whose text tower has the word vectors of a folder, and else this text_config."""
-    tokenizer, table = read_word_vectors(folder)
+def word_fields(model_args: ModelArguments) -> dict:
+    """The fields of a configuration whose text tower has the word vectors of `--word_vectors`."""
+    tokenizer, table = read_word_vectors(model_args.word_vectors)
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     vocabulary, size = table["weight"].shape
-    return {"word_vector_size": size, "text_config": {**text_config, **tokens, "vocab_size": vocabulary}}
+    text_config = WORD_TEXT_CONFIG | (model_args.config.get("text_config") or {}) | tokens
+    return {"word_vector_size": size, "text_config": text_config | {"vocab_size": vocabulary}}
 
 
 def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
@@ -149,9 +152,7 @@ def build_model(
             fields |= PROMPTS | new_heads | {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
         config = EmoCLIPConfig.from_pretrained(model_args.init_from, **fields | dict(model_args.config))
         if vectors:
-            config = EmoCLIPConfig.from_dict(
-                config.to_dict() | PROMPTS | word_fields(vectors, config.text_config.to_dict())
-            )
+            config = EmoCLIPConfig.from_dict(config.to_dict() | PROMPTS | word_fields(model_args))
         model = EmoCLIPForEmotionClassification(config)
         source = EmoCLIPForEmotionClassification if whole else EmoCLIPModel
         state = source.from_pretrained(model_args.init_from, dtype=torch.float32).state_dict()

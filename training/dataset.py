@@ -19,8 +19,6 @@ from training.voice_augmentation import augment_voices
 
 Head = Literal["face", "voice"]
 HEADS: tuple[Head, ...] = ("face", "voice")
-#: Prompts without an emotion, beside as many with one as there are faces.
-OTHER_PROMPTS = 0.25
 #: Faces and voices that are larger together, as recordings may be, stay in the CPU's memory.
 MAX_ON_DEVICE = 2**30  # bytes
 
@@ -130,11 +128,12 @@ class FaceVoiceDataset(torch.utils.data.Dataset):
 
 
 class TrainingDataset(FaceVoiceDataset):
-    """Faces with a prompt each, and beside them voices, in batches of always as many faces and as many voices.
+    """Faces and as many prompts, and beside them voices, in batches of always as many faces and as many voices.
 
     Training needs no pairs: its losses go by labels. The faces come in random order, all of them before any comes
     again, and so do the voices, drawn from the seed alone; an epoch is as many whole batches as the faces are enough
-    for, and the next epoch goes on where it ended. Item i is the epoch's i-th face: read them in order and by batches.
+    for, and the next epoch goes on where it ended. Prompts are of every emotion, and of none, equally often: words for
+    a rare emotion are not rare. Item i is the epoch's i-th face: read them in order and by batches.
 
     Args:
         batch_size: faces of a batch. processes: that take turns with the batches.
@@ -156,16 +155,14 @@ class TrainingDataset(FaceVoiceDataset):
         )
         if self.prompt_counts is not None:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+            self.prompt_classes = torch.randint(len(self.prompt_counts), (len(self),), generator=generator)
             draws = torch.rand(len(self), generator=generator)
-            self.prompt_rows = (draws * self.prompt_counts[self.face_labels[self.face_rows]]).long()
-            self.batch_others = round(self.batch_size * OTHER_PROMPTS) if len(self.prompt_counts) > len(LABELS) else 0
-            draws = torch.rand(batches * self.batch_others, generator=generator)
-            self.other_rows = (draws * self.prompt_counts[-1]).long()
+            self.prompt_rows = (draws * self.prompt_counts[self.prompt_classes]).long()
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """A batch of F faces and V voices, as `FaceVoiceDataset` gives it but without masks: `faces`,
-        `face_labels` and `face_votes` have F rows, `voices`, `voice_labels` and `voice_votes` V. Prompts without an
-        emotion follow on those of the faces in `input_ids`; `text_labels` are the classes of all, or -1."""
+        `face_labels` and `face_votes` have F rows, `voices`, `voice_labels` and `voice_votes` V. `input_ids`
+        are F prompts, and `text_labels` their classes, -1 for one that speaks of no emotion."""
         number = indices[0] // self.batch_size
         voice_rows = self.voice_rows[number * self.batch_voices :][: self.batch_voices]
         batch = {}
@@ -175,13 +172,10 @@ class TrainingDataset(FaceVoiceDataset):
             batch[f"{head}_labels"] = getattr(self, f"{head}_labels")[rows].to(self.device, non_blocking=True)
             batch[f"{head}_votes"] = getattr(self, f"{head}_votes")[on_device]
         if self.prompt_counts is not None:
-            labels = self.face_labels[self.face_rows[indices]]
-            other_rows = self.other_rows[number * self.batch_others :][: self.batch_others]
-            others = torch.full_like(other_rows, len(LABELS))
-            rows = torch.cat([self.prompt_rows[indices], other_rows])
-            prompts = torch.cat([labels, others]) * self.prompts.shape[1] + rows
+            classes = self.prompt_classes[indices]
+            prompts = classes * self.prompts.shape[1] + self.prompt_rows[indices]
             batch["input_ids"] = self.prompts.flatten(0, 1)[prompts.to(self.device, non_blocking=True)]
-            text_labels = torch.cat([labels, torch.full_like(others, -1)])
+            text_labels = torch.where(classes < len(LABELS), classes, -1)
             batch["text_labels"] = text_labels.to(self.device, non_blocking=True)
         return batch
 
