@@ -13,15 +13,15 @@ export class FaceFinder {
   }
 
   // The square of every face, largest first, in a picture that may be large.
-  async find(picture, side = this.settings.search_side) {
-    const [small, scale] = this.#toSearch(picture, side);
+  async find(picture) {
+    const [small, scale] = this.#toSearch(picture);
     return (await this.#search(small, scale))[0];
   }
 
   // The same in a photo that may lie on its side or stand on its head: [squares, quarters by which it must be turned].
   async findTurned(picture) {
-    const { search_side, sure_score, turn_gain } = this.settings;
-    const [small, scale] = this.#toSearch(picture, search_side);
+    const { sure_score, turn_gain } = this.settings;
+    const [small, scale] = this.#toSearch(picture);
     let [squares, score] = await this.#search(small, scale), turns = 0;
     if (score < sure_score)
       for (const quarters of [1, 2, 3]) {
@@ -32,9 +32,9 @@ export class FaceFinder {
     return [squares, turns];
   }
 
-  #toSearch(picture, side) {
-    const longer = Math.max(picture.width, picture.height);
-    const scale = Math.max(Math.min(1, side / longer), this.settings.smallest_search_side / longer);
+  #toSearch(picture) {
+    const { search_side, smallest_search_side } = this.settings, longer = Math.max(picture.width, picture.height);
+    const scale = Math.max(Math.min(1, search_side / longer), smallest_search_side / longer);
     const [width, height] = [picture.width, picture.height].map((each) => Math.max(1, round(each * scale)));
     return [resize(picture, width, height, scale < 1 ? "area" : "cubic"), scale];
   }

@@ -34,7 +34,8 @@ export class Files {
     try {
       Object.assign(this, await read(file));
     } catch (error) {
-      return this.#say(error instanceof Unreadable ? error.message : `The ${name} cannot be read in this browser: choose another file.`);
+      const unknown = `The ${name} cannot be read in this browser: choose another file.`;
+      return this.#say(error instanceof Unreadable ? error.message : unknown);
     } finally {
       input.value = ""; // the same file may be chosen again
     }

@@ -43,8 +43,8 @@ function fixed(weight, bits) {
   return Math.trunc(weight * 2 ** bits + (weight < 0 ? -0.5 : 0.5)) / 2 ** bits;
 }
 
-// Of each pixel of a row of `now` pixels: the first pixel of the row of `old` that it is made of, which may lie outside,
-// and the weights from there on.
+// Of each pixel of a row of `now` pixels: the first pixel of the row of `old` that it is made of, which may lie
+// outside, and the weights from there on.
 const TAPS = {
   // OpenCV's INTER_AREA: each pixel is the mean of what it covers.
   area(old, now) {
@@ -80,36 +80,38 @@ const TAPS = {
 export function resize(picture, width, height, kernel) {
   if (picture.width === width && picture.height === height) return picture;
   // Pillow and PyTorch round to bytes between rows and columns, too, and half a level upwards. OpenCV rounds once, and
-  // half a level to the even one, but where INTER_AREA halves a picture. Bytes are rounded as the latter.
+  // half a level to the even one, but where INTER_AREA halves a picture. Uint8ClampedArray rounds as the latter.
   const bytes = kernel === "pillow" || kernel === "torch";
   const halved = kernel === "area" && picture.width === 2 * width && picture.height === 2 * height;
   const upwards = bytes || halved ? 2 ** -24 : 0;
-  const rows = new (bytes ? Uint8ClampedArray : Float64Array)(3 * width * picture.height);
-  TAPS[kernel](picture.width, width).forEach(([first, weights], x) => {
-    const places = Array.from(weights, (_, j) => 3 * clamp(first + j, 0, picture.width - 1));
-    for (let y = 0; y < picture.height; y++)
-      mix(picture.data, 3 * picture.width * y, places, weights, rows, 3 * (width * y + x), upwards);
-  });
-  const data = new Uint8ClampedArray(3 * width * height);
-  TAPS[kernel](picture.height, height).forEach(([first, weights], y) => {
-    const places = Array.from(weights, (_, j) => 3 * width * clamp(first + j, 0, picture.height - 1));
-    for (let x = 0; x < width; x++) mix(rows, 3 * x, places, weights, data, 3 * (width * y + x), upwards);
-  });
-  return { data, width, height };
+  let rows = new Float64Array(3 * width * picture.height);
+  const across = { lines: picture.height, fromLine: 3 * picture.width, toLine: 3 * width, step: 3 };
+  mix(picture.data, rows, TAPS[kernel](picture.width, width), picture.width, upwards, across);
+  if (bytes) rows = new Float64Array(new Uint8ClampedArray(rows));
+  const data = new Float64Array(3 * width * height);
+  const down = { lines: width, fromLine: 3, toLine: 3, step: 3 * width };
+  mix(rows, data, TAPS[kernel](picture.height, height), picture.height, upwards, down);
+  return { data: new Uint8Array(new Uint8ClampedArray(data).buffer), width, height };
 }
 
-// One pixel, of those at `places` from `start` on.
-function mix(from, start, places, weights, to, at, upwards) {
-  let red = upwards, green = upwards, blue = upwards;
-  for (let j = 0; j < places.length; j++) {
-    const place = start + places[j], weight = weights[j];
-    red += weight * from[place];
-    green += weight * from[place + 1];
-    blue += weight * from[place + 2];
-  }
-  to[at] = red;
-  to[at + 1] = green;
-  to[at + 2] = blue;
+// Every line of `length` pixels to one of as many as there are taps; pixels of a line lie `step` apart.
+function mix(from, to, taps, length, upwards, { lines, fromLine, toLine, step }) {
+  taps.forEach(([first, weights], i) => {
+    const places = Int32Array.from(weights, (_, j) => step * clamp(first + j, 0, length - 1)), count = weights.length;
+    for (let line = 0; line < lines; line++) {
+      let red = upwards, green = upwards, blue = upwards;
+      for (let j = 0; j < count; j++) {
+        const place = line * fromLine + places[j], weight = weights[j];
+        red += weight * from[place];
+        green += weight * from[place + 1];
+        blue += weight * from[place + 2];
+      }
+      const at = line * toLine + i * step;
+      to[at] = red;
+      to[at + 1] = green;
+      to[at + 2] = blue;
+    }
+  });
 }
 
 // The picture whose pixel (x, y) is that of `picture` at `place(x, y)`, [x, y]; beyond its edges, the edges' own.

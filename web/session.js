@@ -13,16 +13,20 @@ export class LiveSession {
     this.face = this.voice = null; // {logProbs, time}, smoothed, and the face's box
     this.faceTime = -1;
     this.heard = this.unscored = this.silent = 0; // samples
+    this.scoring = false; // a window, in the worker that listens
     this.others = [];
     this.took = {}; // milliseconds
   }
 
-  async addFrame(picture, time) {
+  // A frame, and a smaller copy of it in which faces are looked for, of a time in the page's seconds.
+  async addFrame(picture, copy, time) {
     const { width, height } = picture;
     Object.assign(this, { time, size: [width, height] });
     let started = performance.now();
-    const squares = await this.network.faces.find(picture, this.live.search_side);
-    const square = this.face ? squares.find((each) => overlap(each, this.face.box) >= this.live.track_overlap) : squares[0];
+    const found = await this.network.faces.find(copy), scale = width / copy.width;
+    const squares = found.map((square) => square.map((each) => scale * each));
+    const followed = (each) => !this.face || overlap(each, this.face.box) >= this.live.track_overlap;
+    const square = squares.find(followed); // the largest where there was none before
     this.others = squares.filter((each) => each !== square).map((each) => clipBox(each, width, height));
     this.took.find = performance.now() - started;
     if (!square) {
@@ -52,15 +56,18 @@ export class LiveSession {
     this.silent = peak(samples) < silence_peak ? this.silent + samples.length : 0;
   }
 
+  // Whether there is sound enough for another window, and the last one is done.
   get windowDue() {
-    return this.unscored >= this.live.voice_hop_seconds * this.rate;
+    return !this.scoring && this.unscored >= this.live.voice_hop_seconds * this.rate;
   }
 
   async scoreWindow() {
+    this.scoring = true;
     this.unscored = 0;
     const started = performance.now(), seconds = this.heard / this.rate;
-    const [segments, heard] = await this.network.voices(
-      resample(this.sound, this.rate, this.rule.settings.voice.sampling_rate), [0]);
+    const samples = resample(this.sound, this.rate, this.rule.settings.voice.sampling_rate);
+    const [segments, heard] = await this.network.voices(samples, [0]);
+    this.scoring = false;
     this.voice = heard.length ? { ...this.#smooth(this.voice, heard[0], seconds), segments } : null;
     this.took.voice = performance.now() - started;
   }
@@ -77,8 +84,10 @@ export class LiveSession {
   // The state for the page, as `LiveAnswer` in demo/live_session.py.
   async answer() {
     const now = Math.max(this.time ?? 0, this.soundEnd ?? 0), { stopped_seconds, silent_seconds } = this.live;
-    if (this.time !== null && now - this.time > stopped_seconds) Object.assign(this, { time: null, face: null, others: [] });
-    if (this.soundEnd !== null && now - this.soundEnd > stopped_seconds) Object.assign(this, { soundEnd: null, voice: null });
+    if (this.time !== null && now - this.time > stopped_seconds)
+      Object.assign(this, { time: null, face: null, others: [] });
+    if (this.soundEnd !== null && now - this.soundEnd > stopped_seconds)
+      Object.assign(this, { soundEnd: null, voice: null });
     const result = await resultOf(this.network, this.rule, this.face, this.voice);
     let hearing = null;
     if (this.soundEnd !== null)
@@ -86,8 +95,8 @@ export class LiveSession {
     if (this.time !== null && !this.face)
       result.messages.push("There is no face in the picture: come closer, or turn towards the light.");
     if (hearing === "silent") result.messages.push("Nothing comes from the microphone: is it muted?");
-    const said = this.held.show(result, now);
-    return { ...answerOf(this.rule, result, said, this.size), time: this.time, hearing, others: this.others, took: this.took };
+    const answer = answerOf(this.rule, result, this.held.show(result, now), this.size);
+    return { ...answer, time: this.time, hearing, others: this.others, took: this.took };
   }
 }
 

@@ -18,7 +18,8 @@ export class Rule {
   }
 
   verdict(result) {
-    if (!result.fused) return { headline: "Nothing to go by", labels: [], kind: "nothing", face: [], voice: [], fused: [] };
+    const nothing = { headline: "Nothing to go by", labels: [], kind: "nothing", face: [], voice: [], fused: [] };
+    if (!result.fused) return nothing;
     const [face, voice, fused] = ["face", "voice", "fused"].map((name) => this.likeliest(result[name]));
     const marked = { face, voice, fused };
     if (this.isConflict(result)) {
@@ -68,8 +69,9 @@ export class Rule {
 
   // Valence and arousal, each -1 to 1.
   derived(emotion) {
-    return ["valence", "arousal"].map((name) =>
-      Object.entries(emotion.scores).reduce((sum, [label, score]) => sum + this.settings[name][label] * (score ?? 0), 0));
+    const weighed = (signs) =>
+      Object.entries(emotion.scores).reduce((sum, [label, score]) => sum + signs[label] * (score ?? 0), 0);
+    return [weighed(this.settings.valence), weighed(this.settings.arousal)];
   }
 
   #word(label) {
