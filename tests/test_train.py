@@ -27,7 +27,7 @@ from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, Em
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
-from training.build import build_model, build_processor, class_shares
+from training.build import TOP_DB, build_model, build_processor, class_shares
 from training.checkpoints import find_flaw, find_start
 from training.prompts import WORD_VECTORS_FILE, train_tokenizer
 from training.sources import load_faces
@@ -269,7 +269,10 @@ def test_a_wrong_source_is_told_in_one_sentence(folder, train):
         (["--cutmix", "0.5"], "Some specified arguments are not used"),
         (["nowhere.json"], "nowhere.json"),
         (["--use_cpu", "--init_from", "./nowhere"], "There is no folder ./nowhere."),
-        (["--use_cpu", "--faces", "FACES", "--freeze", "heads"], "--freeze takes image, audio and text, not heads."),
+        (
+            ["--use_cpu", "--faces", "FACES", "--freeze", "tail"],
+            "--freeze takes image, audio, text and heads, not tail.",
+        ),
         (["--use_cpu", "--faces", "FACES", "--train_share", "2"], "--train_share must be above 0 and at most 1"),
         (["--use_cpu", "--faces", "FACES", "--face_labels", "ferplus"], "These faces have no FER+ votes"),
         (["--use_cpu", "--faces", "FACES", "--fold", "5"], "CREMA-D has folds 0 to 4, not 5."),
@@ -594,8 +597,8 @@ def test_no_epoch_calibrates_the_heads_anew_and_leaves_the_weights_as_they_were(
 
 def test_the_range_of_the_mel_image_is_an_argument_of_those_that_have_one(trained):
     for start in (None, str(trained)):
-        assert build_processor(ModelArguments(init_from=start)).feature_extractor.top_db == 80
-        assert build_processor(ModelArguments(init_from=start, top_db=45)).feature_extractor.top_db == 45
+        assert build_processor(ModelArguments(init_from=start)).feature_extractor.top_db == TOP_DB
+        assert build_processor(ModelArguments(init_from=start, top_db=60)).feature_extractor.top_db == 60
     with pytest.raises(ValueError, match="`top_db` must be above 0 and at most 80"):
         build_processor(ModelArguments(top_db=100))
     waveforms = ModelArguments(config={"audio_config": {"tower": "esresnext_fbsp"}}, top_db=45)

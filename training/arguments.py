@@ -27,12 +27,12 @@ class ModelArguments:
         metadata={"help": "word vectors for the text tower to start from, a folder made by make_word_vectors.py"},
     )
     freeze: list[str] = field(
-        default_factory=list, metadata={"help": "towers that are not trained: any of image, audio, text"}
+        default_factory=list, metadata={"help": "what is not trained: any of image, audio, text, heads"}
     )
     top_db: float | None = field(
         default=None,
         metadata={
-            "help": "decibels from the darkest to the brightest point of a mel image, up to 80; by default 80, or "
+            "help": "decibels from the darkest to the brightest point of a mel image, up to 80; by default 45, or "
             "that of --init_from. A smaller range hides the room and the codec"
         },
     )
@@ -90,10 +90,10 @@ class DataArguments:
 @dataclass
 class EmoCLIPTrainingArguments(TrainingArguments):
     output_dir: str = "outputs/emoclip-small"
-    num_train_epochs: float = 64
-    per_device_train_batch_size: int = 512
+    num_train_epochs: float = 200
+    per_device_train_batch_size: int = 2048
     per_device_eval_batch_size: int = 256
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "of all weights but the heads'; by default --learning_rate"}
     )

@@ -12,7 +12,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
 from losses_emoclip import PAIRS
 from modeling_emoclip import EmoCLIPForEmotionClassification, EmoCLIPModel
-from processing_emoclip import VOICE_EXTRACTORS, EmoCLIPImageProcessor, EmoCLIPProcessor, check_range
+from processing_emoclip import (
+    VOICE_EXTRACTORS,
+    EmoCLIPFeatureExtractor,
+    EmoCLIPImageProcessor,
+    EmoCLIPProcessor,
+    check_range,
+)
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
 from training.dataset import FaceVoiceDataset, TrainingDataset, voice_tensors
 from training.labels import votes_for
@@ -32,6 +38,8 @@ from training.trainer import EmoCLIPTrainer
 PROMPTS = {"words": emotion_words("train"), "prompt_templates": list(TEMPLATES)}
 #: Text tower of word vectors, where `--config` says no other: a larger one gains nothing (docs/words.md).
 WORD_TEXT_CONFIG = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+#: Range of a new model's mel images, in decibels.
+TOP_DB = 45.0
 #: Rows of a process from which batch norm takes statistics of its own rows alone.
 MIN_OWN_STATISTICS = 1_024
 
@@ -86,10 +94,13 @@ def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
     processor = processor or untrained_processor(model_args)
     if model_args.init_from and model_args.word_vectors:
         processor.tokenizer, _ = read_word_vectors(model_args.word_vectors)
+    has_range = isinstance(processor.feature_extractor, EmoCLIPFeatureExtractor)
     if model_args.top_db is not None:
-        if processor.feature_extractor.input_name != "input_features":
+        if not has_range:
             raise ValueError("This model's audio tower reads recordings, and no mel images: leave out --top_db.")
         processor.feature_extractor.top_db = check_range(model_args.top_db)
+    elif has_range and not model_args.init_from:
+        processor.feature_extractor.top_db = TOP_DB
     return processor
 
 
@@ -185,23 +196,24 @@ def is_backbone(folder: str) -> bool:
     return (EmoCLIPConfig.from_pretrained(folder).architectures or [None])[0] == EmoCLIPModel.__name__
 
 
-def freeze(model: EmoCLIPForEmotionClassification, towers: list[str]):
-    """Excludes towers from training: `image`, `audio`, `text`.
+def freeze(model: EmoCLIPForEmotionClassification, parts: list[str]):
+    """Excludes towers and heads from training: `image`, `audio`, `text`, `heads`.
 
     Raises:
-        ValueError: there is no such tower, or the audio tower is the image tower.
+        ValueError: there is no such part, or the audio tower is the image tower.
     """
     emoclip = model.emoclip
     modules = {
         "image": [emoclip.vision_model],
         "audio": [emoclip.audio_model],
         "text": [emoclip.text_model, emoclip.text_projection],
+        "heads": [getattr(model, f"{name}_head") for name in model.config.heads],
     }
-    if unknown := sorted(set(towers) - set(modules)):
-        raise ValueError(f"--freeze takes image, audio and text, not {', '.join(unknown)}.")
-    if "audio" in towers and emoclip.audio_model is None:
+    if unknown := sorted(set(parts) - set(modules)):
+        raise ValueError(f"--freeze takes image, audio, text and heads, not {', '.join(unknown)}.")
+    if "audio" in parts and emoclip.audio_model is None:
         raise ValueError("This model's audio tower is its image tower: freeze that, or leave both free.")
-    for module in (module for tower in towers for module in modules[tower]):
+    for module in (module for part in parts for module in modules[part]):
         module.requires_grad_(False)
 
 
@@ -222,7 +234,8 @@ def make_trainer(
         voices = split_voices(load_voices(data_args.voices, extractor), data_args.fold)
     for corpus, what in ((faces, "faces"), (voices, "voices")):
         corpus.require(("train", "validation", "test") if args.do_predict else ("train", "validation"), what)
-    if model_args.top_db is not None:
+    own_range = isinstance(extractor, EmoCLIPFeatureExtractor) and not model_args.init_from
+    if model_args.top_db is not None or own_range:
         extractor.standardize_by(voice_tensors(voices.train, extractor)[0])
     train_faces, train_voices = (
         subsample(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)
