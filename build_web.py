@@ -46,7 +46,7 @@ from hub import EXAMPLES, HubError, load_pipeline, publish_space
 from pipeline_emoclip import EmotionRecognitionPipeline
 from processing_emoclip import CANCELLED, EmoCLIPFeatureExtractor
 from results_emoclip import CONFLICT
-from tracking_emoclip import TRACK_IOU
+from tracking_emoclip import STILL_IOU, TRACK_IOU
 
 try:
     from onnxscript.optimizer import fold_constants, remove_unused_nodes
@@ -274,6 +274,7 @@ def settings(pipe: EmotionRecognitionPipeline) -> dict[str, Any]:
             "silent_seconds": live_session.SILENT_SECONDS,
             "max_gap_seconds": live_session.MAX_GAP_SECONDS,
             "track_overlap": TRACK_IOU,
+            "still_overlap": STILL_IOU,
         },
         "files": {
             "max_pixels": media_emoclip.MAX_IMAGE_PIXELS,

@@ -12,6 +12,8 @@ export class LiveSession {
     this.soundEnd = this.time = this.size = null;
     this.face = this.voice = null; // {logProbs, time}, smoothed, and the face's box
     this.faceTime = -1;
+    this.square = null; // of the face that is followed, where it was found last
+    this.still = false; // whether it had hardly moved by then
     this.heard = this.unscored = this.silent = 0; // samples
     this.scoring = false; // a window, in the worker that listens
     this.others = [];
@@ -23,11 +25,9 @@ export class LiveSession {
     const { width, height } = picture;
     Object.assign(this, { time, size: [width, height] });
     let started = performance.now();
-    const found = await this.network.faces.find(copy), scale = width / copy.width;
-    const squares = found.map((square) => square.map((each) => scale * each));
-    const followed = (each) => !this.face || overlap(each, this.face.box) >= this.live.track_overlap;
-    const square = squares.find(followed); // the largest where there was none before
-    this.others = squares.filter((each) => each !== square).map((each) => clipBox(each, width, height));
+    if (this.still) this.still = false; // a face that stands still is looked for in every other frame only
+    else await this.#find(copy, width, height);
+    const square = this.square;
     this.took.find = performance.now() - started;
     if (!square) {
       if (time - this.faceTime > this.live.face_kept_seconds) this.face = null;
@@ -38,6 +38,17 @@ export class LiveSession {
     this.took.recognise = performance.now() - started;
     this.faceTime = Math.max(time, this.faceTime);
     this.face = { ...this.#smooth(this.face, logProbs, this.faceTime), box: clipBox(square, width, height) };
+  }
+
+  // The face that was there before, if it still is, or the largest; and the others.
+  async #find(copy, width, height) {
+    const found = await this.network.faces.find(copy), scale = width / copy.width;
+    const squares = found.map((square) => square.map((each) => scale * each));
+    const followed = (each) => !this.face || overlap(each, this.face.box) >= this.live.track_overlap;
+    const square = squares.find(followed) ?? null;
+    this.others = squares.filter((each) => each !== square).map((each) => clipBox(each, width, height));
+    this.still = square !== null && this.square !== null && overlap(square, this.square) >= this.live.still_overlap;
+    this.square = square;
   }
 
   // Samples, Float32Array, that ended at a time in the page's seconds.

@@ -36,7 +36,8 @@ export class Frames {
     this.rate = this.rate ? 0.9 * this.rate + 0.1 * rate : rate;
     this.lastAnswer = now;
     this.inFlight = null;
-    this.timer = setTimeout(() => this.take(), Math.max(0, FRAME_MILLISECONDS - delay));
+    if (delay < FRAME_MILLISECONDS) this.timer = setTimeout(() => this.take(), FRAME_MILLISECONDS - delay);
+    else this.take(); // at once: the answer is drawn while the next is worked out
     return `${this.rate.toFixed(0)} frames/s · ${delay.toFixed(0)} ms`;
   }
 
