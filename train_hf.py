@@ -15,11 +15,9 @@ The arguments are those of training/arguments.py and of transformers' TrainingAr
 from its newest whole checkpoint, give the same command again.
 """
 
-import json
 import logging
 import shlex
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -34,40 +32,12 @@ from training.build import make_trainer
 from training.calibration import calibrate
 from training.checkpoints import find_start
 from training.evaluation import evaluate_split
-from training.model_card import write_card
+from training.model_card import write_card, write_training
 from training.report import markdown_table, write_results
 from training.splits import subsample
 from training.words import calibrate_texts
 
 logger = logging.getLogger("emoclip")
-
-
-def describe_training(
-    model_args: ModelArguments,
-    args: EmoCLIPTrainingArguments,
-    metrics: dict[str, float],
-    rows: dict[str, int],
-    base_model: str | None,
-) -> list[dict]:
-    """The content of `training.json`, which the model card is made of: the stages of `init_from`, and this one."""
-    before = []
-    if model_args.init_from and (Path(model_args.init_from) / "training.json").is_file():
-        before = json.loads((Path(model_args.init_from) / "training.json").read_text())
-    device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return [
-        *before,
-        {
-            "command": " ".join(["python", "train_hf.py", *map(shlex.quote, sys.argv[1:])]),
-            "base_model": base_model,
-            "rows": rows,
-            "seed": args.seed,
-            "epochs": round(metrics["epoch"], 2),
-            "seconds": round(metrics["train_runtime"]),
-            "device": f"{args.world_size} x {device}",
-            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-            "versions": {package: version(package) for package in ("torch", "transformers", "datasets")},
-        },
-    ]
 
 
 def push(args: EmoCLIPTrainingArguments, folder: str):
@@ -133,8 +103,18 @@ def main():
     save_all(model, processor, folder)
     data = trainer.train_dataset
     rows = {"faces": len(data.face_labels), "voices": len(data.voice_labels)}
-    training = describe_training(model_args, args, result.metrics, rows, base_model)
-    (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    device = torch.cuda.get_device_name() if args.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    write_training(
+        folder,
+        model_args.init_from,
+        base_model=base_model,
+        rows=rows,
+        seed=args.seed,
+        epochs=round(result.metrics["epoch"], 2),
+        seconds=round(result.metrics["train_runtime"]),
+        device=f"{args.world_size} x {device}",
+        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+    )
     # The test split is for a final recipe, on request.
     split = "test" if args.do_predict else "validation"
     figures = evaluate_split(model, processor, faces, voices, split, data_args.max_eval_samples)

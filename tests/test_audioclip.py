@@ -540,7 +540,7 @@ def test_heads_are_put_on_a_converted_backbone(converted):
     trained = {name.split(".")[1] for name, p in model.emoclip.named_parameters(prefix="e") if p.requires_grad}
     assert trained == {"vision_model", "logit_scale", "logit_scale_ai", "logit_scale_at"}
     with pytest.raises(ValueError, match="image, audio and text"):
-        freeze(model, ["tail"])
+        freeze(model, ["heads"])
 
 
 def test_a_clip_vision_transformer_is_the_image_towers_start(tmp_path):

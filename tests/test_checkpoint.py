@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel, AutoProcessor
 
+from configuration_emoclip import EmoCLIPConfig
 from hub import CODE
 from modeling_emoclip import EmoCLIPForEmotionClassification
+from training.build import TOP_DB, WORD_TEXT_CONFIG
+from training.prompts import emotion_words
 from training.report import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -24,12 +27,14 @@ def test_it_is_small(model):
     assert sum(parameter.numel() for parameter in model.parameters()) <= 15e6
 
 
-def test_it_is_the_default_shape(model):
-    default = type(model.config)()
+def test_it_is_the_default_shape_with_the_text_tower_of_word_vectors(model):
+    default = EmoCLIPConfig(text_config=WORD_TEXT_CONFIG)
     for tower in ("vision_config", "audio_config", "text_config"):
         ours, theirs = getattr(model.config, tower).to_dict(), getattr(default, tower).to_dict()
-        for name in ("width", "layers", "image_size", "hidden_size", "num_hidden_layers", "vocab_size"):
+        for name in ("width", "layers", "image_size", "hidden_size", "num_hidden_layers"):
             assert ours.get(name) == theirs.get(name) or list(ours[name]) == list(theirs[name])
+    assert model.config.perceived_heads and model.config.word_vector_size == 96
+    assert AutoProcessor.from_pretrained(CHECKPOINT, trust_remote_code=True).feature_extractor.top_db == TOP_DB
 
 
 def test_its_code_is_the_code_of_this_tree():
@@ -61,4 +66,4 @@ def test_the_figures_are_those_of_the_whole_test_splits():
 
 def test_the_words_of_training_are_in_the_config(model):
     assert set(model.config.words) == set(model.config.labels)
-    assert all(len(words) == 24 for words in model.config.words.values())
+    assert model.config.words == emotion_words("train")

@@ -51,6 +51,7 @@ RUN_BY = {
     "export_onnx.py": "test_export.py",
     "build_web.py": "test_web.py",
     "make_word_vectors.py": "test_words.py",
+    "train_words.py": "test_train.py",
     "experiments/recipe_search.py": "test_recipes.py",
     "experiments/baseline.py": None,
     "experiments/calibration.py": None,

@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import train_hf
+import train_words
 import training.trainer
-from configuration_emoclip import DEFAULT_LOSS_WEIGHTS, LABELS, VOICE_LABELS, EmoCLIPConfig
+from configuration_emoclip import LABELS, VOICE_LABELS, EmoCLIPConfig
 from modeling_emoclip import EmoCLIPForEmotionClassification
 from processing_emoclip import EmoCLIPProcessor
 from training.arguments import DataArguments, EmoCLIPTrainingArguments, ModelArguments
@@ -163,19 +164,18 @@ def test_a_training_starts_from_word_vectors_and_ends_with_marks(folder, train):
     assert set(results["texts"]["thing"]) == {"n", "auroc", "marked", "unmarked"}
 
 
-def test_a_text_tower_can_be_trained_alone_and_all_else_stays_as_it_was(trained, folder, train):
+def test_a_text_tower_can_be_trained_alone_and_all_else_stays_as_it_was(trained, folder, monkeypatch, capsys):
     (folder / "other-vectors").mkdir()
-    train(
-        folder,
-        "texts",
-        config={"loss_weights": {name: 0 for name in DEFAULT_LOSS_WEIGHTS if "_text" not in name}},
-        init_from=str(trained),
-        word_vectors=str(write_word_vectors(folder / "other-vectors")),
-        freeze=["image"],
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-    )
+    vectors = write_word_vectors(folder / "other-vectors")
+    arguments = ["--model", str(trained), "--word_vectors", str(vectors), "--output", str(folder / "texts")]
+    arguments += ["--faces", str(folder / "faces"), "--voices", str(folder / "voices"), "--steps", "200"]
+    monkeypatch.setattr(sys, "argv", ["train_words.py", *arguments])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    train_words.main()
+    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "batches" in line]
+    assert len(losses) == 2 and losses[1] < losses[0]
+    stages = json.loads((folder / "texts" / "training.json").read_text())
+    assert [stage["command"].split()[1] for stage in stages] == ["train_hf.py", "train_words.py"]
     before, after = (load_file(path / "model.safetensors") for path in (trained, folder / "texts"))
     texts = {"emoclip.logit_scale", "emoclip.logit_scale_at"}
     kept = {name for name in before if ".text_" not in name} - texts
@@ -270,8 +270,8 @@ def test_a_wrong_source_is_told_in_one_sentence(folder, train):
         (["nowhere.json"], "nowhere.json"),
         (["--use_cpu", "--init_from", "./nowhere"], "There is no folder ./nowhere."),
         (
-            ["--use_cpu", "--faces", "FACES", "--freeze", "tail"],
-            "--freeze takes image, audio, text and heads, not tail.",
+            ["--use_cpu", "--faces", "FACES", "--freeze", "heads"],
+            "--freeze takes image, audio and text, not heads.",
         ),
         (["--use_cpu", "--faces", "FACES", "--train_share", "2"], "--train_share must be above 0 and at most 1"),
         (["--use_cpu", "--faces", "FACES", "--face_labels", "ferplus"], "These faces have no FER+ votes"),

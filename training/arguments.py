@@ -27,7 +27,7 @@ class ModelArguments:
         metadata={"help": "word vectors for the text tower to start from, a folder made by make_word_vectors.py"},
     )
     freeze: list[str] = field(
-        default_factory=list, metadata={"help": "what is not trained: any of image, audio, text, heads"}
+        default_factory=list, metadata={"help": "towers that are not trained: any of image, audio, text"}
     )
     top_db: float | None = field(
         default=None,

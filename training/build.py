@@ -196,24 +196,23 @@ def is_backbone(folder: str) -> bool:
     return (EmoCLIPConfig.from_pretrained(folder).architectures or [None])[0] == EmoCLIPModel.__name__
 
 
-def freeze(model: EmoCLIPForEmotionClassification, parts: list[str]):
-    """Excludes towers and heads from training: `image`, `audio`, `text`, `heads`.
+def freeze(model: EmoCLIPForEmotionClassification, towers: list[str]):
+    """Excludes towers from training: `image`, `audio`, `text`.
 
     Raises:
-        ValueError: there is no such part, or the audio tower is the image tower.
+        ValueError: there is no such tower, or the audio tower is the image tower.
     """
     emoclip = model.emoclip
     modules = {
         "image": [emoclip.vision_model],
         "audio": [emoclip.audio_model],
         "text": [emoclip.text_model, emoclip.text_projection],
-        "heads": [getattr(model, f"{name}_head") for name in model.config.heads],
     }
-    if unknown := sorted(set(parts) - set(modules)):
-        raise ValueError(f"--freeze takes image, audio, text and heads, not {', '.join(unknown)}.")
-    if "audio" in parts and emoclip.audio_model is None:
+    if unknown := sorted(set(towers) - set(modules)):
+        raise ValueError(f"--freeze takes image, audio and text, not {', '.join(unknown)}.")
+    if "audio" in towers and emoclip.audio_model is None:
         raise ValueError("This model's audio tower is its image tower: freeze that, or leave both free.")
-    for module in (module for part in parts for module in modules[part]):
+    for module in (module for tower in towers for module in modules[tower]):
         module.requires_grad_(False)
 
 

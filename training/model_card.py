@@ -1,7 +1,10 @@
 """The model card: `model_card.md`, filled in with the figures, the training, and the answer to the card's example."""
 
 import json
+import shlex
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from string import Template
 
@@ -61,6 +64,16 @@ def model_index(results: dict) -> list[EvalResult]:
                     )
                 )
     return figures
+
+
+def write_training(folder: Path, init_from: str | None, **stage):
+    """Writes `training.json`, which the card is made of: the stages of the folder `init_from`, and this one."""
+    before = Path(init_from or "") / "training.json"
+    stages = json.loads(before.read_text()) if init_from and before.is_file() else []
+    command = " ".join(["python", Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])])
+    versions = {package: version(package) for package in ("torch", "transformers", "datasets")}
+    stages.append({"command": command, **stage, "versions": versions})
+    (folder / "training.json").write_text(json.dumps(stages, indent=2) + "\n")
 
 
 def write_card(folder: Path, results: dict):

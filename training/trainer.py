@@ -159,8 +159,8 @@ class EmoCLIPTrainer(Trainer):
 
     @torch.no_grad()
     def update_average(self):
-        """Moves the average towards the current weights, by more at the start, while these still change fast."""
-        decay = min(self.args.ema_decay, (1 + self.state.global_step) / (10 + self.state.global_step))
+        """Moves the average towards the current weights."""
+        decay = averaging_decay(self.args.ema_decay, self.state.global_step)
         torch._foreach_lerp_(*self.averaged_and_current, 1 - decay)
 
     @contextmanager
@@ -247,8 +247,17 @@ class EmoCLIPTrainer(Trainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)  # the dataset shuffles its rows every epoch
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight decay is for matrices and filters, not for norms, biases, positional embeddings and scales."""
-        return [n for n, p in model.named_parameters() if p.ndim >= 2 and "position" not in n]
+        return [name for name, parameter in model.named_parameters() if decays(name, parameter)]
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Weight decay is for matrices and filters, not for norms, biases, positional embeddings and scales."""
+    return parameter.ndim >= 2 and "position" not in name
+
+
+def averaging_decay(most: float, steps: int) -> float:
+    """Of the moving average of the weights after so many steps: less at the start, while these still change fast."""
+    return min(most, (1 + steps) / (10 + steps))
 
 
 class NewStep(TrainerCallback):
