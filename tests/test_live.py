@@ -122,7 +122,7 @@ def test_of_two_people_the_one_who_was_there_is_followed(session):
 def test_speech_is_scored_and_silence_fades_to_listening(session, speech):
     end = say(session, speech)
     answer = session.answer()
-    assert answer["hearing"] == "speech" and answer["headline"].startswith("Sounds ")
+    assert answer["hearing"] == "speech" and answer["headline"].startswith(("Sounds ", "Hard to tell: "))
     assert answer["result"]["voice"]["scores"]["surprise"] is None
     room = 1e-3 * np.random.default_rng(0).normal(size=4 * RATE).astype(np.float32)
     say(session, room, end)

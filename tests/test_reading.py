@@ -16,6 +16,7 @@ from transformers import pipeline
 from baseline_emoclip import WEIGHT, Baseline, fingerprint
 from configuration_emoclip import READING_FIELDS, VOICE_LABELS
 from modeling_emoclip import EmoCLIPForEmotionClassification
+from pipeline_emoclip import EmotionRecognitionPipeline
 from recognizer_emoclip import Recognizer
 from results_emoclip import Emotion
 from video_emoclip import Person, TimelinePoint, VideoResult
@@ -28,11 +29,19 @@ def pipe(checkpoint):
     """A pipeline whose configuration a test may change: people see and hear everybody as neutral."""
     pipe = pipeline("emotion-recognition", model=str(checkpoint), trust_remote_code=True, device="cpu")
     config = pipe.model.config
+    config.perceived_heads, config.neutral = False, copy.deepcopy(NEUTRAL)
     config.perceived = copy.deepcopy({field: getattr(config, field) for field in READING_FIELDS})
     for head in ("face", "voice"):
         config.perceived[f"{head}_bias"]["neutral"] += 10.0
-    config.neutral = copy.deepcopy(NEUTRAL)
     config.check_labels()
+    return with_heads(pipe, pipe.model.state_dict())
+
+
+def with_heads(pipe: EmotionRecognitionPipeline, state: dict[str, torch.Tensor]) -> EmotionRecognitionPipeline:
+    """The pipeline with the heads that its configuration says, and their weights of `state`."""
+    model = type(pipe.model)(pipe.model.config).eval()
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    pipe.model, pipe.recognizer = model, type(pipe.recognizer)(model, pipe.processor)
     return pipe
 
 
@@ -91,14 +100,11 @@ def own_heads(pipe):
     config.perceived_heads = True
     config.neutral = {name: copy.deepcopy(NEUTRAL[name.partition("_")[0]]) for name in config.heads}
     config.check_labels()
-    model = type(trained)(config).eval()
     state = trained.state_dict()
     for name in ("face", "voice"):
         for part in ("weight", "bias"):
             state[f"{name}_perceived_head.classifier.{part}"] = state[f"{name}_head.classifier.{part}"].clone()
-    model.load_state_dict(state)
-    pipe.model, pipe.recognizer = model, type(pipe.recognizer)(model, pipe.processor)
-    return pipe
+    return with_heads(pipe, state)
 
 
 def test_a_reading_with_heads_of_its_own_is_answered_by_them(own_heads, tmp_path):
@@ -225,7 +231,7 @@ def test_a_baseline_is_kept_as_a_few_numbers_and_comes_back_as_it_was(pipe, tmp_
     baseline.save(tmp_path / "me.json")
     assert (tmp_path / "me.json").stat().st_size < 1_000
     assert vars(Baseline.load(tmp_path / "me.json")) == vars(baseline)
-    given = {"image": str(ASTRONAUT), "audio": str(READING)}
+    given = {"image": str(ASTRONAUT), "audio": str(READING), "reading": "acted"}
     result, plain = pipe(**given, baseline=tmp_path / "me.json"), pipe(**given)
     assert result.to_dict() == pipe(**given, baseline=baseline).to_dict()
     assert scores(result.face) == pytest.approx(scores(plain.face), abs=1e-6)  # of the face nothing is known
