@@ -3,6 +3,7 @@
 Screenshots go to the folder that EMOCLIP_SCREENSHOTS names.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_each_alone(open_page):
     remove_button(page, "photo").click()
     add_file(page, "recording", READING)
     recognise(page)
-    sync_api.expect(page.locator("#answer .headline")).to_contain_text("Sounds")
+    sync_api.expect(page.locator("#answer .headline")).to_contain_text(re.compile("Sounds|Hard to tell"))
     expect_scores(page, "Voice", "Together")
     sync_api.expect(page.locator(".frame")).to_have_count(0)
 
