@@ -172,7 +172,8 @@ def test_everything_is_published_in_one_commit(published):
     figures = {"results.json", "training.json"}
     weights = {"model.safetensors"}
     assert set(commit.files) - set(first.files) == weights | json_files | figures | card_and_examples | set(CODE)
-    assert weights <= commit.large and not commit.large & (json_files | set(CODE))
+    # 77,000 words make the tokenizer's file large too
+    assert weights <= commit.large and not commit.large & (json_files - {"tokenizer.json"} | set(CODE))
     assert "EmoCLIP" in commit.message and "weights" in commit.message
     config = json.loads(commit.files["config.json"])
     assert config["custom_pipelines"]["emotion-recognition"]["impl"].startswith("pipeline_emoclip.")
