@@ -17,7 +17,7 @@ import torch
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from hub import HubError, fetch
-from losses_emoclip import LabeledRows
+from losses_emoclip import LabeledRows, contrastive_loss
 from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification, normalize
 from pipeline_emoclip import save_all
 from training.arguments import EmoCLIPTrainingArguments, ModelArguments
@@ -56,7 +56,7 @@ def train_text_tower(
         for name, parameter in emoclip.named_parameters()
         if name.startswith("text_") or name in ("logit_scale", "logit_scale_at")
     }
-    for name, parameter in model.emoclip.named_parameters():
+    for name, parameter in emoclip.named_parameters():
         parameter.requires_grad_(name in trained)
     groups = [
         {"params": [p for name, p in trained.items() if decays(name, p) is wanted], "weight_decay": weight}
@@ -73,11 +73,12 @@ def train_text_tower(
         classes = torch.randint(len(prompts), (BATCH,)).tolist()
         tokens = torch.stack([prompts[i][torch.randint(len(prompts[i]), ())] for i in classes])
         labels = torch.tensor([i if i < model.config.num_labels else NO_EMOTION for i in classes])
-        texts = emoclip.get_text_features(tokens).pooler_output
-        batch["text"] = LabeledRows(normalize(texts), labels)
-        weights = model.config.loss_weights
-        losses = emoclip.contrastive_losses(batch)
-        loss = sum(weights[pair] * value for pair, value in losses.items() if pair != "image_audio")
+        texts = normalize(emoclip.get_text_features(tokens).pooler_output)
+        loss = sum(
+            model.config.loss_weights[pair]
+            * contrastive_loss(seen.embeds, texts, seen.labels, labels, emoclip.scale(pair))
+            for pair, seen in (("image_text", batch["image"]), ("audio_text", batch["audio"]))
+        )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(live, EmoCLIPTrainingArguments.max_grad_norm)
