@@ -35,7 +35,7 @@ from torch import nn
 
 import media_emoclip
 import recognizer_emoclip
-from demo import live_session, verdict
+from demo import limits, live_session, verdict
 from demo.emotions import adjective
 from demo.head import TITLE
 from demo.live_page import answer_card, live_page
@@ -274,6 +274,7 @@ def settings(pipe: EmotionRecognitionPipeline) -> dict[str, Any]:
             "silent_seconds": live_session.SILENT_SECONDS,
             "max_gap_seconds": live_session.MAX_GAP_SECONDS,
             "track_overlap": TRACK_IOU,
+            "max_other_faces": limits.MAX_OTHER_FACES,
             "still_overlap": STILL_IOU,
         },
         "files": {

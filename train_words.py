@@ -25,6 +25,7 @@ from training.build import build_model, build_processor
 from training.calibration import calibrate
 from training.dataset import face_tensors, voice_tensors
 from training.evaluation import encode
+from training.labels import votes_for
 from training.model_card import write_training
 from training.prompts import tokenize_prompts
 from training.sources import FACES_HUB_ID, VOICES_HUB_ID, load_faces, load_voices
@@ -115,7 +116,8 @@ def main():
         voices = split_voices(load_voices(args.voices, processor.feature_extractor), args.fold)
         for corpus, what in ((faces, "faces"), (voices, "voices")):
             corpus.require(["train", "validation"], what)
-        model = build_model(model_args, processor, faces.train["label"], voices.train["label"]).eval()
+        voted = all(votes_for(corpus.validation) is not None for corpus in (faces, voices))
+        model = build_model(model_args, processor, faces.train["label"], voices.train["label"], voted).eval()
     except (CheckpointError, HubError, ImportError, OSError, ValueError) as error:
         sys.exit(f"train_words.py: {error}")
     model.to(memory_format=torch.channels_last)  # faster convolutions, on a CPU too

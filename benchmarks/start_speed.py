@@ -4,7 +4,7 @@
     python benchmarks/start_speed.py --before ../emoclip-before     # in turn with another folder of the project
 
 Each line has the seconds that passed and the seconds that processors worked for them, which other programs on the
-machine change little.
+machine change little. What is imported of others alone, and takes as long whatever is done here, is timed as well.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,13 @@ from transformers import pipeline
 pipe = pipeline("emotion-recognition", model="checkpoints/emoclip-small", trust_remote_code=True)
 print(pipe(image="examples/astronaut.jpg", audio="examples/reading.flac").fused.label)
 """
+
+
+#: What no page, and no answer, is to be had without.
+IMPORTS = {
+    "page": "import gc; gc.disable(); import gradio, torch, torchaudio, torchvision, transformers.modeling_utils",
+    "first answer": "from transformers import pipeline; pipeline",
+}
 
 
 def worked(process: subprocess.Popen) -> float:
@@ -54,10 +62,10 @@ def to_page(folder: Path) -> tuple[float, float]:
         server.wait()
 
 
-def to_first_answer(folder: Path) -> tuple[float, float]:
-    """The same of a process that answers one photo with one recording."""
+def to_end(code: str, folder: Path) -> tuple[float, float]:
+    """The same of a process that runs Python code in a folder of the project."""
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", FIRST_ANSWER], cwd=folder, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return time.perf_counter() - start, used
@@ -69,13 +77,16 @@ def main():
     parser.add_argument("--before", type=Path, help="another folder of the project, which takes turns with this one")
     args = parser.parse_args()
     folders = {"this": ROOT} | ({"before": args.before} if args.before else {})
+    measures = {"page": to_page, "first answer": partial(to_end, FIRST_ANSWER)}
     print(f"{os.cpu_count()} CPU cores, load {os.getloadavg()[0]:.1f} before")
     print(f"{'medians':24} {'seconds':>8} {'worked':>8}")
-    for name, measure in (("page", to_page), ("first answer", to_first_answer)):
-        took: dict[str, list[tuple[float, float]]] = {label: [] for label in folders}
+    for name, measure in measures.items():
+        ways = {label: partial(measure, folder) for label, folder in folders.items()}
+        ways["imports alone"] = partial(to_end, IMPORTS[name], ROOT)
+        took: dict[str, list[tuple[float, float]]] = {label: [] for label in ways}
         for run in range(args.runs + 1):
-            for label, folder in folders.items():
-                figures = measure(folder)
+            for label, way in ways.items():
+                figures = way()
                 if run:
                     took[label].append(figures)
         for label, figures in took.items():

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from demo.emotions import ink
 from demo.verdict import tag
+from threads_emoclip import Helper
 from video_emoclip import SAMPLES_PER_SECOND, Resampler, VideoReader, VideoResult, VideoSource, fit
 
 SHOWN_SIDE = 720  # pixels of the longer side
@@ -40,7 +41,11 @@ def annotate_video(
     """
     if result.width is None:
         raise ValueError("There is no picture to annotate.")
-    with VideoReader(source) as video, av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out:
+    with (
+        VideoReader(source) as video,
+        av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as out,
+        Helper() as write,  # encodes while the next picture is decoded and drawn
+    ):
         picture = out.add_stream("h264", rate=SHOWN_RATE, options={"preset": "superfast", "crf": "25"})
         picture.width, picture.height = fit(result.width, result.height, SHOWN_SIDE)
         picture.pix_fmt = "yuv420p"
@@ -48,6 +53,10 @@ def annotate_video(
         layout = "mono" if video.sound_channels == 1 else "stereo"
         sound = out.add_stream("aac", rate=SOUND_RATE, layout=layout) if video.sound_channels else None
         resample = Resampler(format="fltp", layout=layout, rate=SOUND_RATE)
+
+        def encode(stream: av.stream.Stream, frame: av.VideoFrame | av.AudioFrame | None = None) -> None:
+            out.mux(stream.encode(frame))
+
         next_time, last_pts, sound_end = 0.0, -1, 0  # seconds, milliseconds, samples
         for time, frame in video:
             if isinstance(frame, av.AudioFrame):
@@ -56,7 +65,7 @@ def annotate_video(
                 for block in resample(frame):
                     block.pts, block.time_base = sound_end, Fraction(1, SOUND_RATE)
                     sound_end += block.samples
-                    out.mux(sound.encode(block))
+                    write(encode, sound, block)
             elif time >= next_time:
                 pixels = video.pixels(frame, SHOWN_SIDE)
                 if pixels.shape[:2] != (picture.height, picture.width):
@@ -65,12 +74,12 @@ def annotate_video(
                 last_pts = max(last_pts + 1, round(time * 1000))
                 drawn = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 drawn.pts, drawn.time_base = last_pts, Fraction(1, 1000)
-                out.mux(picture.encode(drawn))
+                write(encode, picture, drawn)
                 next_time = max(next_time + 1 / SHOWN_RATE, time)
             yield video.fraction
         for stream in (picture, sound):
             if stream is not None:
-                out.mux(stream.encode())
+                write(encode, stream)
 
 
 def _draw(pixels: np.ndarray, result: VideoResult, time: float, colours: dict[str, str]) -> None:

@@ -42,6 +42,7 @@ MAX_WAIT_SECONDS = TURN_SECONDS * MAX_LINE / LIVE_PLACES  # by then everybody be
 MAX_MESSAGE_BYTES = 512 * 1024
 MESSAGES_PER_SECOND, MESSAGES_AT_ONCE = 40, 200  # a page sends 17; more than these are read later
 MAX_FRAME_SIDE = 1280  # pixels
+MAX_OTHER_FACES = 3  # of a frame, that are looked at beside the one that is followed
 MAX_FRAME_SCANS = 3  # of a baseline JPEG: one, or one a colour
 
 

@@ -8,6 +8,7 @@ is dropped with the connection. `Line` says who streams and who waits, `Live` ho
 
     page -> {"sampling_rate": 16000}                                                   once, first, within 5 s
     page -> b"F" + seconds + JPEG; b"S" + seconds + samples    float64; int16, mono, that ended then; little-endian
+    page -> b"A" + seconds + JPEG                              a frame of which all faces are to be looked at
     page -> b"N" + seconds + b"\1", or + b"\0"                 five seconds of a neutral person begin; or are dropped
     page <- {"type": "waiting", "before": 2}                                           until there is a place
     page <- {"type": "ready"}                                                          from now on it may send
@@ -182,7 +183,7 @@ class _Visitor:
         self._live, self._socket = live, socket
         self._rate = 0
         self._session: LiveSession | None = None  # while there is a place
-        self._frame: tuple[bytes, float] | None = None  # the newest, until it is scored
+        self._frame: tuple[bytes, float, bool] | None = None  # the newest, until it is scored; whether of all faces
         self._news = asyncio.Event()
 
     async def greet(self) -> None:
@@ -207,8 +208,8 @@ class _Visitor:
             (seconds,) = struct.unpack_from("<d", data, 1)
             if self._session is None or not 0 <= seconds < 1e9:
                 continue
-            if data[:1] == b"F":
-                self._frame = data[9:], seconds
+            if data[:1] in (b"F", b"A"):
+                self._frame = data[9:], seconds, data[:1] == b"A"
                 self._news.set()
             elif data[:1] == b"N":
                 self._session.learn_neutral(wanted=data[9] > 0)

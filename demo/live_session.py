@@ -12,13 +12,13 @@ from PIL import Image
 
 from demo import limits, neutral
 from demo.neutral import Resting
-from demo.verdict import Held, derived
+from demo.verdict import Held, derived, likeliest, tag
 from files_emoclip import count_scans
 from media_emoclip import SILENCE_PEAK, Box, InputError, SpeechDetector, clip_box
 from processing_emoclip import resample
 from recognizer_emoclip import Recognizer
 from results_emoclip import EmotionResult, FaceResult, PosteriorFilter, VoiceResult
-from tracking_emoclip import TRACK_IOU, iou
+from tracking_emoclip import TRACK_IOU, FaceTracker, iou
 
 HALF_LIFE_SECONDS = 0.5  # of the face's posterior, and of the voice's
 STOPPED_SECONDS = 3.0  # without a frame, or without sound, while the other goes on
@@ -27,6 +27,14 @@ VOICE_HOP_SECONDS = 0.5
 SILENT_SECONDS = 2.0  # below SILENCE_PEAK, after which the visitor is told that the microphone is silent
 SEARCH_SIDE = 320  # pixels of the longer side of the frame that faces are looked for in
 MAX_GAP_SECONDS = 0.5  # between two pieces of sound that still count as contiguous
+
+
+class OtherFace(TypedDict):
+    """A face beside the one that is followed."""
+
+    box: Box
+    label: str | None  # None, with no tag, where only the face that is followed is looked at
+    tag: str
 
 
 class LiveAnswer(TypedDict):
@@ -40,7 +48,7 @@ class LiveAnswer(TypedDict):
     labels: list[str]  # the emotions that it names, none to two
     line: str  # their numbers, of now
     tag: str  # at the face's box, held, with the number of now
-    others: list[Box]  # of the faces that are not followed, of now
+    others: list[OtherFace]  # the faces that are not followed, of now
     valence: float  # derived from `fused`; 0 where there is none
     arousal: float
     likeliest: dict[str, list[str]]  # the emotions to mark in the "face", the "voice" and "fused", held as well
@@ -70,7 +78,9 @@ class LiveSession:
         self._unscored = 0  # samples since the last window was scored
         self._silent = 0  # samples in a row that were below SILENCE_PEAK
         self._face: FaceResult | None = None
-        self._others: list[Box] = []
+        self._others: list[OtherFace] = []
+        self._tracker = FaceTracker()  # of the others
+        self._other_filters: dict[int, PosteriorFilter] = {}
         self._face_log_probs: torch.Tensor | None = None  # (C,), smoothed
         self._face_filter = PosteriorFilter(HALF_LIFE_SECONDS)
         self._face_time = -1.0
@@ -82,8 +92,8 @@ class LiveSession:
         self._size: tuple[int, int] | None = None
         self._took: dict[str, float] = {}
 
-    def add_frame(self, jpeg: bytes, time: float) -> None:
-        """Finds and scores the face in a frame of a time in the page's seconds.
+    def add_frame(self, jpeg: bytes, time: float, everyone: bool = False) -> None:
+        """Finds and scores the face in a frame of a time in the page's seconds; the others' too, for `everyone`.
 
         Raises:
             ValueError: it is no JPEG, or too large a one.
@@ -94,7 +104,11 @@ class LiveSession:
         with self._timed("find"):
             squares = self.recognizer.find_faces(pixels, SEARCH_SIDE, Image.Resampling.BILINEAR)
             square = self._follow(squares)
-        self._others = [clip_box(each, width, height) for each in squares if each is not square]
+        others = [each for each in squares if each is not square]
+        looked_at = limits.MAX_OTHER_FACES if everyone else 0
+        self._others = self._look_at(pixels, others[:looked_at], time)
+        unseen = (clip_box(each, width, height) for each in others[looked_at:])
+        self._others += [{"box": box, "label": None, "tag": ""} for box in unseen]
         if square is None:
             if time - self._face_time > FACE_KEPT_SECONDS:
                 self._face = self._face_log_probs = None
@@ -110,6 +124,18 @@ class LiveSession:
         self._face_log_probs = self._face_filter(log_probs, self._face_time)
         emotion = self.recognizer.emotion(self._face_log_probs, "face")
         self._face = FaceResult(**vars(emotion), box=faces.boxes[0], detector=faces.detector)
+
+    def _look_at(self, pixels: np.ndarray, squares: list[Box], time: float) -> list[OtherFace]:
+        """The answers for the other faces of a frame, smoothed while they stay; a visitor's baseline is not theirs."""
+        ids = self._tracker(squares, time)
+        self._other_filters = {id: self._other_filters.get(id) or PosteriorFilter(HALF_LIFE_SECONDS) for id in ids}
+        if not squares:
+            return []
+        faces, others = self._plain.frame_faces(pixels, squares), []
+        for id, box, log_probs in zip(ids, faces.boxes, self._plain.face_log_probs(faces.crops)):
+            emotion = self._plain.emotion(self._other_filters[id](log_probs, time), "face")
+            others.append({"box": box, "label": likeliest(emotion)[0], "tag": tag(emotion)})
+        return others
 
     def _follow(self, squares: list[Box]) -> Box | None:
         """The face that was there before, if it still is; the largest where there was none."""

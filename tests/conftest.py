@@ -113,6 +113,14 @@ def browser(chromium, tmp_path_factory):
     browser.close()
 
 
+@pytest.fixture(scope="module")
+def firefox(tmp_path_factory):
+    from firefox import Firefox
+
+    with Firefox(tmp_path_factory.mktemp("firefox")) as firefox:
+        yield firefox
+
+
 @pytest.fixture
 def open_page(browser, server):
     """Opens one of the demo's tabs: open_page(tab, viewport=..., color_scheme=..., browser=...) -> page."""

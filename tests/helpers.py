@@ -38,6 +38,7 @@ from training.prompts import (
 
 ROOT = Path(__file__).parent.parent
 ASTRONAUT, ADMIRAL = ROOT / "examples" / "astronaut.jpg", ROOT / "examples" / "grace-hopper.jpg"
+TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
 READING, SHORT_READING = ROOT / "examples" / "reading.flac", ROOT / "examples" / "reading-short.flac"
 LABELS = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
 #: A model that learns nothing, fast, for the tests that train and evaluate one.

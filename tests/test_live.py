@@ -1,6 +1,7 @@
 """Live: what one visitor's session makes of frames and sound, who streams and who waits, and the connection itself."""
 
 import contextlib
+import copy
 import io
 import json
 import struct
@@ -13,7 +14,7 @@ import pytest
 import torch
 import torchaudio.functional as AF
 import uvicorn
-from helpers import ASTRONAUT, LABELS, READING
+from helpers import ASTRONAUT, LABELS, READING, TWO_PEOPLE
 from PIL import Image, ImageOps
 from starlette.applications import Starlette
 from websockets.sync.client import connect
@@ -22,7 +23,7 @@ from demo import limits
 from demo import neutral as resting
 from demo.live import Line, Live
 from demo.live_session import FACE_KEPT_SECONDS, HALF_LIFE_SECONDS, LiveSession
-from demo.verdict import HELD_SECONDS
+from demo.verdict import HELD_SECONDS, likeliest, tag
 from media_emoclip import load_audio
 
 RATE = 16_000
@@ -117,6 +118,45 @@ def test_of_two_people_the_one_who_was_there_is_followed(session):
     fresh = LiveSession(session.recognizer)
     fresh.add_frame(jpeg(crowd), 0.0)
     assert fresh.answer()["result"]["face"]["box"][0] > 280  # without a past, the largest counts
+
+
+@pytest.fixture(scope="module")
+def two_people() -> bytes:
+    return jpeg(Image.open(TWO_PEOPLE).convert("RGB"))
+
+
+def test_all_faces_are_answered_where_that_is_asked_for(session, two_people):
+    session.add_frame(two_people, 0.0)
+    [other] = session.answer()["others"]
+    assert other["label"] is None and other["tag"] == ""
+    main = session.answer()["result"]["face"]
+    session.add_frame(two_people, 0.1, everyone=True)
+    answer = session.answer()
+    [asked] = answer["others"]
+    assert asked["box"] == other["box"] and answer["result"]["face"]["scores"] == pytest.approx(main["scores"])
+    recognizer = session.recognizer
+    observation = recognizer.observe(image=Image.open(TWO_PEOPLE))
+    [result] = recognizer.score([observation])
+    [expected] = result.face.others
+    assert asked["label"] in likeliest(expected) and asked["tag"] == tag(expected)
+    json.dumps(answer)
+
+
+def test_of_a_crowd_no_more_faces_are_looked_at_than_is_allowed(session, two_people, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_OTHER_FACES", 0)
+    session.add_frame(two_people, 0.0, everyone=True)
+    assert [other["tag"] for other in session.answer()["others"]] == [""]
+
+
+def test_another_face_is_smoothed_while_it_stays_and_no_baseline_is_its(session, two_people, monkeypatch):
+    sure = torch.full((2, len(LABELS)), 0.01).scatter_(1, torch.tensor([[0], [3]]), 0.94).log()
+    plain = session.recognizer
+    session.recognizer = copy.copy(plain)  # as with a baseline, which is that of the face that is followed
+    for seconds, log_probs in ((0.0, sure[:1]), (HALF_LIFE_SECONDS, sure[1:])):
+        monkeypatch.setattr(plain, "face_log_probs", lambda crops, now=log_probs: now)
+        session.add_frame(two_people, seconds, everyone=True)
+    [other] = session.answer()["others"]
+    assert other["tag"] == "angry or happy"  # as likely as each other
 
 
 def test_speech_is_scored_and_silence_fades_to_listening(session, speech):
@@ -324,8 +364,8 @@ class Page:
             pass
         return message
 
-    def show(self, frame: bytes, seconds: float) -> None:
-        self.socket.send(b"F" + struct.pack("<d", seconds) + frame)
+    def show(self, frame: bytes, seconds: float, everyone: bool = False) -> None:
+        self.socket.send((b"A" if everyone else b"F") + struct.pack("<d", seconds) + frame)
 
     def say(self, samples: np.ndarray, seconds: float) -> None:
         self.socket.send(b"S" + struct.pack("<d", seconds) + (samples * 32767).astype("<i2").tobytes())
@@ -345,12 +385,14 @@ def small(app):
     thread.join()
 
 
-def test_frames_and_sound_are_answered_by_the_demo(server, face, speech):
+def test_frames_and_sound_are_answered_by_the_demo(server, face, two_people, speech):
     with connect(server.replace("http", "ws") + "live") as socket:
         page = Page(socket)
         assert page.read() == {"type": "ready"}
         page.show(face, 0.1)
         assert page.read_until("answer")["result"]["face"]["label"] in LABELS
+        page.show(two_people, 0.2, everyone=True)
+        assert page.read_until("answer")["others"][0]["label"] in LABELS
         for i in range(12):
             page.say(speech[i * RATE // 4 : (i + 1) * RATE // 4], (i + 1) / 4)
         while page.read_until("answer")["hearing"] != "speech":

@@ -26,6 +26,7 @@ from helpers import (
     READING,
     ROOT,
     SHORT_READING,
+    TWO_PEOPLE,
     encode_audio,
     one_person,
     reading,
@@ -39,8 +40,6 @@ from hub import load_pipeline
 from prediction.output import Output, columns, parts_of
 from prediction.work import recognize
 from results_emoclip import Emotion
-
-TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +357,7 @@ def work(arguments: list[str], environment: dict[str, str]) -> None:
     """A process of the command, which saves after every answer, and waits to be killed where there are STOP_AT
     parts."""
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
     predict_hf.SAVE_SECONDS = 0
     prediction.work.ROWS_PER_FORWARD = 1
     sys.argv = ["predict_hf.py", *arguments]

@@ -16,9 +16,11 @@ from transformers import pipeline
 from baseline_emoclip import WEIGHT, Baseline, fingerprint
 from configuration_emoclip import READING_FIELDS, VOICE_LABELS
 from modeling_emoclip import EmoCLIPForEmotionClassification
-from pipeline_emoclip import EmotionRecognitionPipeline
+from pipeline_emoclip import EmotionRecognitionPipeline, save_all
 from recognizer_emoclip import Recognizer
 from results_emoclip import Emotion
+from training.arguments import ModelArguments
+from training.build import build_model
 from video_emoclip import Person, TimelinePoint, VideoResult
 
 NEUTRAL = {"face": dict.fromkeys(LABELS, -2.0), "voice": dict.fromkeys(VOICE_LABELS, -2.0)}
@@ -121,6 +123,16 @@ def test_a_reading_with_heads_of_its_own_is_answered_by_them(own_heads, tmp_path
     model.save_pretrained(tmp_path)
     loaded = EmoCLIPForEmotionClassification.from_pretrained(tmp_path)
     assert loaded.config.perceived_heads and loaded.state_dict().keys() == model.state_dict().keys()
+
+
+def test_data_without_votes_leave_a_checkpoint_one_head_for_both_readings(own_heads, tmp_path):
+    """Nothing would teach the others, or calibrate them: people would get the answers of before the training."""
+    save_all(own_heads.model, own_heads.processor, tmp_path)
+    start = ModelArguments(init_from=str(tmp_path))
+    for voted in (True, False):
+        model = build_model(start, own_heads.processor, [3, 4], [4, 5], voted)
+        assert model.config.perceived_heads is voted
+        assert (model.head("face", "perceived") is model.head("face", "acted")) is not voted
 
 
 def test_a_baseline_knows_every_head_and_each_reading_takes_its_own(own_heads, tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import ASTRONAUT, LABELS, READING, ROOT
+from helpers import ASTRONAUT, LABELS, READING, TWO_PEOPLE
 from PIL import Image
 
 from media_emoclip import InputError, SpeechDetector, load_audio
@@ -18,8 +18,6 @@ from recognizer_emoclip import (
     speech_seconds,
     window_starts,
 )
-
-TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
 
 
 @pytest.fixture(scope="module")

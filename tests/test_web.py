@@ -21,6 +21,7 @@ import onnxruntime
 import pytest
 import silero_vad
 import torch
+from firefox import FIREFOX
 from helpers import (
     ADMIRAL,
     ASTRONAUT,
@@ -31,6 +32,7 @@ from helpers import (
     READING,
     ROOT,
     SHORT_READING,
+    TWO_PEOPLE,
     encode_audio,
     encode_image,
     reading,
@@ -44,7 +46,7 @@ import build_web
 import processing_emoclip
 from demo.live_page import web_link
 from demo.page import asset
-from demo.verdict import verdict
+from demo.verdict import tag, verdict
 from hub import load_pipeline
 from media_emoclip import crop_face
 from pipeline_emoclip import EmotionRecognitionPipeline
@@ -59,7 +61,6 @@ in_chromium = pytest.mark.skipif(
 TOLERANCE = 1e-3  # of probabilities and the agreement, between the page and Python
 MAX_BYTES = 45e6
 SCRIPTS = f"./{Path(asset('live.js')).parent}"
-TWO_PEOPLE = ROOT / "examples" / "two-people.jpg"
 LOADING_SECONDS = 120  # on a busy machine
 
 
@@ -262,6 +263,32 @@ def test_the_page_says_what_the_demo_says(open_web, site):
 
 
 @in_chromium
+def test_in_live_all_faces_are_answered_where_that_is_asked_for(open_web):
+    """By the page's session, in front of a network that finds three faces, of which each next frame says other."""
+    said = evaluate(
+        open_web(),
+        """const [{ LiveSession }, { Rule }, settings] = await Promise.all([
+            load("session.js"), load("verdict.js"), fetch("network/settings.json").then((reply) => reply.json())]);
+        settings.live.max_other_faces = 1;
+        let [likely, looks] = [0, 0];
+        const network = {
+            faces: { find: () => [[0, 0, 40, 40], [50, 0, 30, 30], [90, 0, 20, 20]] },
+            face: () => (looks++, settings.labels.map((_, i) => Math.log(i === likely ? 0.94 : 0.01))),
+            fuse: (face) => [face, null],
+        };
+        const session = new LiveSession(network, new Rule(settings), 16000), picture = { width: 120, height: 90 };
+        const others = [];
+        for (const [time, everyone] of [[0, false], [0.1, true], [0.1 + settings.live.half_life_seconds, true]]) {
+            likely = time > 0.1 ? 3 : 0;
+            await session.addFrame(picture, picture, time, everyone);
+            others.push((await session.answer()).others.map(({ tag }) => tag));
+        }
+        return [others, looks];""",
+    )
+    assert said == [[["", ""], ["angry 94%", ""], ["angry or happy", ""]], 5]
+
+
+@in_chromium
 def test_speech_is_cut_as_silero_cuts_it_and_sound_resampled_as_torchaudio_does(open_web):
     random = np.random.default_rng(0)
     cases = []
@@ -378,8 +405,22 @@ def test_ten_inputs_get_pythons_answers_with_the_network_off(open_web, runtime, 
         assert given["headline"] == verdict(expected).headline
         if photo:
             assert given["result"]["face"]["box"] == list(expected.face.box)
+            assert [(other["box"], other["tag"]) for other in given["others"]] == [
+                (list(other.box), tag(other)) for other in expected.face.others
+            ]
         largest = max(largest, gap)
     assert largest > 0 and len(address.requests) == asked
+
+
+@pytest.mark.skipif(not Path(FIREFOX).exists(), reason="the browser tests need firefox: apt-get install firefox-esr")
+def test_firefox_gives_pythons_answers_too(firefox, address, runtime, pipe):
+    page = firefox.open(address)
+    page.until_shown(".network", "works offline")
+    for name in ("two people", "noisy", "astronaut and reading"):
+        photo, recording = ten_inputs()[name]
+        given, expected = answer(page, photo, recording), pipe(image=photo, audio=recording)
+        assert max(differences(given["result"], expected.to_dict())) < TOLERANCE, name
+    assert firefox.errors == []
 
 
 @in_chromium

@@ -94,14 +94,24 @@ def build_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
     processor = processor or untrained_processor(model_args)
     if model_args.init_from and model_args.word_vectors:
         processor.tokenizer, _ = read_word_vectors(model_args.word_vectors)
-    has_range = isinstance(processor.feature_extractor, EmoCLIPFeatureExtractor)
-    if model_args.top_db is not None:
-        if not has_range:
-            raise ValueError("This model's audio tower reads recordings, and no mel images: leave out --top_db.")
-        processor.feature_extractor.top_db = check_range(model_args.top_db)
-    elif has_range and not model_args.init_from:
-        processor.feature_extractor.top_db = TOP_DB
+    if (top_db := new_range(model_args, processor)) is not None:
+        processor.feature_extractor.top_db = top_db
     return processor
+
+
+def new_range(model_args: ModelArguments, processor: EmoCLIPProcessor) -> float | None:
+    """The range of mel images that the training sets, in decibels; None where the checkpoint's own stays, or there is
+    none.
+
+    Raises:
+        ValueError: the range is none, or the voices are no mel images.
+    """
+    has_range = isinstance(processor.feature_extractor, EmoCLIPFeatureExtractor)
+    if model_args.top_db is None:
+        return TOP_DB if has_range and not model_args.init_from else None
+    if not has_range:
+        raise ValueError("This model's audio tower reads recordings, and no mel images: leave out --top_db.")
+    return check_range(model_args.top_db)
 
 
 def untrained_processor(model_args: ModelArguments) -> EmoCLIPProcessor:
@@ -132,7 +142,8 @@ def build_model(
 ) -> EmoCLIPForEmotionClassification:
     """The model, untrained or from a checkpoint, with the priors of these training labels and nothing yet of what
     `calibrate` fits. Where people `voted` on the faces and on the voices, each reading gets heads of its own, if the
-    checkpoint has no heads yet."""
+    checkpoint has no heads yet; where they did not, a checkpoint's are left out: nothing would teach or calibrate
+    them."""
     face_prior = class_shares(face_labels, LABELS)
     heads = {
         "face_prior": face_prior,
@@ -149,10 +160,11 @@ def build_model(
         "emotion_cosine": None,
         "text_scale": None,
     }
-    new_heads = {"perceived_heads": voted}
     vectors = model_args.word_vectors
+    whole = bool(model_args.init_from) and not is_backbone(model_args.init_from)
+    if not (whole and voted):
+        heads["perceived_heads"] = voted
     if model_args.init_from:
-        whole = not is_backbone(model_args.init_from)
         if whole and not vectors:
             return EmoCLIPForEmotionClassification.from_pretrained(
                 model_args.init_from, **heads | dict(model_args.config)
@@ -160,7 +172,7 @@ def build_model(
         fields = dict(heads)
         if not whole:
             # Which faces, voices and texts match is known by their labels, not only by AudioCLIP's diagonal.
-            fields |= PROMPTS | new_heads | {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
+            fields |= PROMPTS | {"loss_reduction": "clip", "loss_weights": DEFAULT_LOSS_WEIGHTS}
         config = EmoCLIPConfig.from_pretrained(model_args.init_from, **fields | dict(model_args.config))
         if vectors:
             config = EmoCLIPConfig.from_dict(config.to_dict() | PROMPTS | word_fields(model_args))
@@ -171,7 +183,7 @@ def build_model(
             state = {name: value for name, value in state.items() if ".text_" not in f".{name}"}
         (model if whole else model.emoclip).load_state_dict(state, strict=not vectors)
         return with_word_vectors(model, vectors)
-    config = untrained_config(model_args, **heads, **new_heads)
+    config = untrained_config(model_args, **heads)
     tokenizer = processor.tokenizer
     config.text_config.pad_token_id = tokenizer.pad_token_id
     config.text_config.bos_token_id = tokenizer.bos_token_id
@@ -233,8 +245,7 @@ def make_trainer(
         voices = split_voices(load_voices(data_args.voices, extractor), data_args.fold)
     for corpus, what in ((faces, "faces"), (voices, "voices")):
         corpus.require(("train", "validation", "test") if args.do_predict else ("train", "validation"), what)
-    own_range = isinstance(extractor, EmoCLIPFeatureExtractor) and not model_args.init_from
-    if model_args.top_db is not None or own_range:
+    if new_range(model_args, processor) is not None:
         extractor.standardize_by(voice_tensors(voices.train, extractor)[0])
     train_faces, train_voices = (
         subsample(corpus.train, data_args.max_train_samples, args.seed, data_args.train_share)

@@ -17,7 +17,7 @@ export class Connection {
   }
 
   // Faces are looked for in a smaller copy, which the browser makes faster than the worker would.
-  sendFrame(sheet, time) {
+  sendFrame(sheet, time, everyone) {
     const scale = Math.min(1, this.side / Math.max(sheet.width, sheet.height));
     const small = new OffscreenCanvas(Math.round(scale * sheet.width), Math.round(scale * sheet.height));
     const pen = small.getContext("2d", { willReadFrequently: true });
@@ -25,7 +25,7 @@ export class Connection {
     pen.drawImage(sheet, 0, 0, small.width, small.height);
     const [image, copy] = [sheet.getContext("2d"), pen].map((each) =>
       each.getImageData(0, 0, each.canvas.width, each.canvas.height));
-    this.#ask("frame", { image, copy, time }, [image.data.buffer, copy.data.buffer]);
+    this.#ask("frame", { image, copy, time, everyone }, [image.data.buffer, copy.data.buffer]);
   }
 
   // The only kind of bytes that there is here is sound, 16-bit samples.

@@ -1,5 +1,5 @@
-// The graphs that build_web.py wrote, run by onnxruntime-web, on one thread each worker: several would need a server
-// that isolates the page (COOP, COEP), which a static Space does not.
+// The graphs that build_web.py wrote, run by onnxruntime-web, on one thread each worker: two workers keep two cores busy,
+// and more threads, which need a server that isolates the page (COOP, COEP), slow them down there.
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
 

@@ -35,8 +35,8 @@ export class Network {
     return [Array.from(fused), face && voice ? agreement[0] : null];
   }
 
-  // Of a photo and of samples, either of which may be null: {face, voice} as `resultOf` takes them, the boxes of the
-  // other faces, by how many quarters the photo must be turned, and sentences for the visitor.
+  // Of a photo and of samples, either of which may be null: {face, voice} as `resultOf` takes them, the other
+  // faces as `otherFace` does, by how many quarters the photo must be turned, and sentences for the visitor.
   async analyse(photo, samples) {
     const seen = { face: null, voice: null, others: [], turns: 0, messages: [] };
     if (photo) await this.#look(seen, photo);
@@ -51,8 +51,11 @@ export class Network {
       return;
     }
     const upright = turn(photo, turns);
-    const [box, ...others] = squares.map((each) => clipBox(each, upright.width, upright.height));
-    Object.assign(seen, { face: { logProbs: await this.face(upright, squares[0]), box }, others, turns });
+    const faces = [];
+    for (const square of squares)
+      faces.push({ logProbs: await this.face(upright, square), box: clipBox(square, upright.width, upright.height) });
+    const [face, ...others] = faces;
+    Object.assign(seen, { face, others, turns });
   }
 
   async #listen(seen, samples) {

@@ -4,7 +4,7 @@ import { Graphs, settings } from "./graphs.js";
 import { Network } from "./network.js";
 import { fromImageData } from "./pixels.js";
 import { answers, questions } from "./questions.js";
-import { LiveSession, answerOf, resultOf } from "./session.js";
+import { LiveSession, answerOf, otherFace, resultOf } from "./session.js";
 import { mixDown } from "./sound.js";
 import { Rule } from "./verdict.js";
 
@@ -30,9 +30,9 @@ answers({
     return session.live.search_side;
   },
 
-  async frame({ image, copy, time }) {
+  async frame({ image, copy, time, everyone }) {
     const mine = session;
-    await mine.addFrame(fromImageData(image), fromImageData(copy), time);
+    await mine.addFrame(fromImageData(image), fromImageData(copy), time, everyone);
     return mine.answer();
   },
 
@@ -52,6 +52,6 @@ answers({
     const seen = await network.analyse(image && fromImageData(image), samples);
     const result = await resultOf(network, rule, seen.face, seen.voice, seen.messages), said = rule.verdict(result);
     const { width, height } = image ?? {}, size = seen.turns % 2 ? [height, width] : [width, height];
-    return { ...answerOf(rule, result, said, size), others: seen.others, turns: seen.turns };
+    return { ...answerOf(rule, result, said, size), others: seen.others.map((each) => otherFace(rule, each)), turns: seen.turns };
   },
 });

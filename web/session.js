@@ -16,19 +16,22 @@ export class LiveSession {
     this.still = false; // whether it had hardly moved by then
     this.heard = this.unscored = this.silent = 0; // samples
     this.scoring = false; // a window, in the worker that listens
-    this.others = [];
+    this.otherSquares = []; // of the other faces, where they were found last
+    this.others = []; // {logProbs, time, box}, smoothed; of a face that is not looked at, the box alone
     this.took = {}; // milliseconds
   }
 
-  // A frame, and a smaller copy of it in which faces are looked for, of a time in the page's seconds.
-  async addFrame(picture, copy, time) {
+  // A frame, and a smaller copy of it in which faces are looked for, of a time in the page's seconds; `everyone`:
+  // whether all faces are looked at.
+  async addFrame(picture, copy, time, everyone) {
     const { width, height } = picture;
     Object.assign(this, { time, size: [width, height] });
     let started = performance.now();
     if (this.still) this.still = false; // a face that stands still is looked for in every other frame only
-    else await this.#find(copy, width, height);
+    else await this.#find(copy, width);
     const square = this.square;
     this.took.find = performance.now() - started;
+    await this.#lookAtOthers(picture, time, everyone);
     if (!square) {
       if (time - this.faceTime > this.live.face_kept_seconds) this.face = null;
       return;
@@ -41,14 +44,24 @@ export class LiveSession {
   }
 
   // The face that was there before, if it still is, or the largest; and the others.
-  async #find(copy, width, height) {
+  async #find(copy, width) {
     const found = await this.network.faces.find(copy), scale = width / copy.width;
     const squares = found.map((square) => square.map((each) => scale * each));
     const followed = (each) => !this.face || overlap(each, this.face.box) >= this.live.track_overlap;
     const square = squares.find(followed) ?? null;
-    this.others = squares.filter((each) => each !== square).map((each) => clipBox(each, width, height));
+    this.otherSquares = squares.filter((each) => each !== square);
     this.still = square !== null && this.square !== null && overlap(square, this.square) >= this.live.still_overlap;
     this.square = square;
+  }
+
+  async #lookAtOthers(picture, time, everyone) {
+    const before = this.others, { max_other_faces, track_overlap } = this.live;
+    this.others = this.otherSquares.map((each) => ({ box: clipBox(each, picture.width, picture.height) }));
+    for (const [i, other] of this.others.slice(0, everyone ? max_other_faces : 0).entries()) {
+      const last = before.find((each) => each.logProbs && overlap(each.box, other.box) >= track_overlap);
+      const logProbs = await this.network.face(picture, this.otherSquares[i]);
+      Object.assign(other, this.#smooth(last, logProbs, time));
+    }
   }
 
   // Samples, Float32Array, that ended at a time in the page's seconds.
@@ -96,7 +109,7 @@ export class LiveSession {
   async answer() {
     const now = Math.max(this.time ?? 0, this.soundEnd ?? 0), { stopped_seconds, silent_seconds } = this.live;
     if (this.time !== null && now - this.time > stopped_seconds)
-      Object.assign(this, { time: null, face: null, others: [] });
+      Object.assign(this, { time: null, face: null, otherSquares: [], others: [] });
     if (this.soundEnd !== null && now - this.soundEnd > stopped_seconds)
       Object.assign(this, { soundEnd: null, voice: null });
     const result = await resultOf(this.network, this.rule, this.face, this.voice);
@@ -107,7 +120,8 @@ export class LiveSession {
       result.messages.push("There is no face in the picture: come closer, or turn towards the light.");
     if (hearing === "silent") result.messages.push("Nothing comes from the microphone: is it muted?");
     const answer = answerOf(this.rule, result, this.held.show(result, now), this.size);
-    return { ...answer, time: this.time, hearing, others: this.others, took: this.took };
+    const others = this.others.map((each) => otherFace(this.rule, each));
+    return { ...answer, time: this.time, hearing, others, took: this.took };
   }
 }
 
@@ -122,6 +136,13 @@ export async function resultOf(network, rule, face, voice, messages = []) {
     Object.assign(result, { fused: rule.emotion(fused, ...heads), agreement });
   }
   return result;
+}
+
+// What is shown of a face beside the main one, {logProbs, box}; it has no logProbs where it was not looked at.
+export function otherFace(rule, { logProbs, box }) {
+  if (!logProbs) return { box, label: null, tag: "" };
+  const emotion = rule.emotion(logProbs, "face"), labels = rule.likeliest(emotion);
+  return { box, label: labels[0], tag: rule.tag(labels, emotion) };
 }
 
 // What is shown of it, for the page's View.

@@ -30,12 +30,13 @@ export class Connection {
     };
   }
 
-  // A frame of a time, from the canvas on which it was drawn.
-  sendFrame(sheet, time) {
-    sheet.toBlob(async (jpeg) => this.send("F", time, new Uint8Array(await jpeg.arrayBuffer())), "image/jpeg", 0.75);
+  // A frame of a time, from the canvas on which it was drawn, of `everyone` or of the main face alone.
+  sendFrame(sheet, time, everyone) {
+    const kind = everyone ? "A" : "F";
+    sheet.toBlob(async (jpeg) => this.send(kind, time, new Uint8Array(await jpeg.arrayBuffer())), "image/jpeg", 0.75);
   }
 
-  // A frame ("F"), a piece of sound ("S") or a wish ("N") of a time, as Uint8Array.
+  // A frame ("F", "A"), a piece of sound ("S") or a wish ("N") of a time, as Uint8Array.
   send(kind, time, bytes) {
     if (!this.ready || this.socket.readyState !== WebSocket.OPEN) return;
     const message = new Uint8Array(9 + bytes.length);

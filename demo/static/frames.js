@@ -19,7 +19,7 @@ export class Frames {
     const pen = this.sheet.getContext("2d", { willReadFrequently: true });
     pen.drawImage(this.video, 0, 0, this.sheet.width, this.sheet.height);
     const time = (this.inFlight = this.clock());
-    this.connection.sendFrame(this.sheet, time);
+    this.connection.sendFrame(this.sheet, time, document.body.classList.contains("details")); // as plain.js switches
   }
 
   // After a connection was lost, what was under way is.

@@ -15,7 +15,10 @@ export class View {
   // `mirrored`: whether the picture is shown as a mirror shows it.
   draw(answer, mirrored = true) {
     const { face, voice, fused } = answer.result;
-    this.#box(face, answer.likeliest.face?.[0], answer.tag, answer.size, mirrored);
+    this.find(".box.main").hidden = !face;
+    // Its colour is that of its tag, which is held against flicker.
+    const label = answer.likeliest.face?.[0] ?? face?.label;
+    if (face) this.#box(this.find(".box.main"), { box: face.box, label, tag: answer.tag }, answer.size, mirrored);
     this.#others(answer.others ?? [], answer.size, mirrored);
     this.#card("Face", face, this.notes.face, answer.likeliest.face);
     this.#card("Voice", voice, this.notes.voice, answer.likeliest.voice);
@@ -28,29 +31,28 @@ export class View {
     this.messages([]);
   }
 
-  #box(face, label, tag, size, mirrored) {
-    const box = this.find(".box.main");
-    box.hidden = !face;
-    if (!face) return;
+  // A face's box and its tag; both plain where it was not looked at, and has no label.
+  #box(box, face, size, mirrored) {
     place(box, face.box, size, mirrored);
-    const { colour, ink } = this.emotions[label ?? face.label]; // as its tag, which is held against flicker
-    box.style.setProperty("--colour", colour);
-    box.style.setProperty("--ink", ink);
+    const { colour, ink } = this.emotions[face.label] ?? {};
+    box.style.setProperty("--colour", colour ?? "");
+    box.style.setProperty("--ink", ink ?? "");
+    box.title = face.label ? "" : "Not looked at";
     const [x, y, width, height] = face.box;
     const atTop = y < 0.12 * size[1];
     box.classList.toggle("below", atTop && y + height <= 0.88 * size[1]);
     box.classList.toggle("inside", atTop && y + height > 0.88 * size[1]); // it fills the picture
     box.classList.toggle("right", x + width / 2 < size[0] / 2 === mirrored); // its tag, which may be wider than it
-    box.firstElementChild.textContent = tag;
+    box.firstElementChild.textContent = face.tag;
   }
 
   // Faces beside the one that is followed.
-  #others(boxes, size, mirrored) {
+  #others(faces, size, mirrored) {
     const others = this.find(".others");
-    while (others.children.length > boxes.length) others.lastChild.remove();
-    while (others.children.length < boxes.length)
-      others.append(Object.assign(document.createElement("div"), { className: "box other", title: "Not looked at" }));
-    boxes.forEach((box, i) => place(others.children[i], box, size, mirrored));
+    while (others.children.length > faces.length) others.lastChild.remove();
+    while (others.children.length < faces.length)
+      others.append(Object.assign(document.createElement("div"), { className: "box other", innerHTML: "<span></span>" }));
+    faces.forEach((face, i) => this.#box(others.children[i], face, size, mirrored));
   }
 
   #card(name, emotion, note, likeliest) {
