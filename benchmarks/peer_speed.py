@@ -1,13 +1,14 @@
 """How fast EmoCLIP is beside others that answer a photo or listen to a recording, on the same files, in turn.
 
-    python -m venv peers && peers/bin/pip install tensorflow-cpu 'setuptools<81' opencv-python-headless pandas requests
-    peers/bin/pip install --no-deps fer==25.10.3      # what else it asks for is for videos and another face detector
+    python -m venv peers
+    peers/bin/pip install tensorflow-cpu 'setuptools<81' 'opencv-python-headless<5' 'moviepy<2' pandas requests
+    peers/bin/pip install --no-deps fer==25.10.3      # what else it asks for is another face detector
     python benchmarks/peer_speed.py --fer peers/bin/python
 
 `fer` finds faces by Haar cascades and classifies 48 x 48 pixels by a small network in TensorFlow; it lives in an
-environment of its own. Photos are those of predict_speed.py, of 1280 x 960 pixels. Of a recording, Silero VAD's share is what
-finding the speech takes. `hsemotion-onnx` fetches its weights from GitHub when it is first used; where that is not to
-be had, neither is its speed.
+environment of its own. Photos are those of predict_speed.py, of 1280 x 960 pixels. Of a recording, Silero VAD's share
+is what finding the speech takes. `hsemotion-onnx` fetches its weights from GitHub when it is first used; where that is
+not to be had, neither is its speed.
 """
 
 import argparse
@@ -70,7 +71,9 @@ def main():
         took = timed([lambda file=file: found.append(pipe(image=file).face is not None) for file in photos])
         show("a photo, EmoCLIP", took, f"faces in {sum(found[1:])} of {len(photos)}")
         if args.fer:
-            done = subprocess.run([args.fer, "-c", FER, *photos], check=True, capture_output=True, text=True)
+            done = subprocess.run([args.fer, "-c", FER, *photos], stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                sys.exit("fer cannot be run there.")
             took, seen = json.loads(done.stdout.splitlines()[-1])
             show("a photo, fer", took, f"faces in {seen} of {len(photos)}")
         show("a recording of 10 s, EmoCLIP", timed([lambda file=file: pipe(audio=file) for file in recordings]))

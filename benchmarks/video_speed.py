@@ -6,10 +6,6 @@
 The video is made here, of the photos and the recording in examples/: a minute in which one person, two, and nobody are
 seen and one reads aloud, repeated. Analysis and annotated video are timed apart, as multiples of real time; the
 resident memory is printed at every tenth of each, and at its peak.
-
-Measured with `--minutes 3` on two idle CPU cores, with YuNet: analysis 6.5 times real time, annotation 7.6, both 3.5;
-peak 1,076 MB. Ten minutes, with a smaller model and on cores that others kept busy (load 5), came to 1.8 times real
-time at a flat peak of 1,046 MB.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import silero_vad
 import torch
 from helpers import ASTRONAUT, LABELS, READING, TWO_PEOPLE
 from PIL import Image
@@ -61,6 +62,16 @@ def test_a_window_is_scored_where_a_second_of_it_is_speech(recognizer, monkeypat
 def test_speech_is_counted_within_a_window_only():
     assert speech_seconds([(0.0, 1.0), (2.0, 4.0)], 0.5, 3.0) == pytest.approx(1.5)
     assert speech_seconds([(0.0, 1.0)], 1.0, 4.0) == 0
+
+
+def test_speech_is_found_as_silero_finds_it_frame_by_frame():
+    samples, _ = load_audio(READING)
+    sound = np.concatenate([samples, np.zeros(20_000, np.float32), samples, samples])  # longer than a block of frames
+    one_by_one = silero_vad.load_silero_vad(onnx=True)
+    with torch.inference_mode():
+        spans = silero_vad.get_speech_timestamps(torch.from_numpy(sound), one_by_one)
+    assert len(spans) > 2
+    assert SpeechDetector()(sound) == [(span["start"] / 16_000, span["end"] / 16_000) for span in spans]
 
 
 def test_the_voice_is_the_normalised_mean_of_its_windows_log_posteriors(recognizer):
