@@ -61,6 +61,7 @@ RUN_BY = {
     "benchmarks/live_speed.py": None,
     "benchmarks/load.py": None,
     "benchmarks/neighbours.py": None,
+    "benchmarks/peer_speed.py": None,
     "benchmarks/predict_speed.py": None,
     "benchmarks/runtime_speed.py": None,
     "benchmarks/start_speed.py": None,
