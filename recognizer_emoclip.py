@@ -193,12 +193,11 @@ class Recognizer:
         other._set(reading or self.reading, baseline or self.baseline)
         return other
 
-    def with_own_detectors(self) -> "Recognizer":
-        """The same recognizer with detectors of its own: a detector is locked while it works."""
+    def with_own_face_detector(self) -> "Recognizer":
+        """The same recognizer with a face detector of its own: one is locked while it works."""
         other = copy.copy(self)
         other._origin = None
-        for name in ("face_detector", "speech_detector"):
-            vars(other).pop(name, None)
+        vars(other).pop("face_detector", None)
         return other
 
     @functools.cached_property

@@ -169,7 +169,7 @@ class Live:
 
     def open_session(self, sampling_rate: int) -> LiveSession:
         """A session for a visitor whose turn has come."""
-        return LiveSession(self.recognizer.with_own_detectors(), sampling_rate)
+        return LiveSession(self.recognizer.with_own_face_detector(), sampling_rate)
 
     async def run(self, work: Callable[..., None], *args: object) -> None:
         """Runs work in one of the threads."""

@@ -3,8 +3,8 @@
     for answer in recognize(numbered_rows, recognizer, threads=4):
         print(answer.number, answer.result or answer.error)
 
-Each thread has detectors of its own, which cannot be shared, and the model in common. What it has found waits until
-there are enough faces or windows for the model to take together.
+Each thread has a face detector of its own, which cannot be shared, and the model in common. What it has found waits
+until there are enough faces or windows for the model to take together.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ def recognize(
 
     Args:
         rows: each with its number; they are taken one by one, not much sooner than they are needed.
-        recognizer: each thread takes it with detectors of its own.
+        recognizer: each thread takes it with a face detector of its own.
         threads: how many work at the same time.
         what: whether faces, voices or both are answered.
         progress: called by one thread at a time as rows are read, and while videos are watched: with the part of a row
@@ -90,7 +90,7 @@ def recognize(
 
     def work() -> None:
         try:
-            for answer in _Worker(recognizer.with_own_detectors(), what, shared):
+            for answer in _Worker(recognizer.with_own_face_detector(), what, shared):
                 answers.put(answer)
             answers.put(None)
         except Stopped:

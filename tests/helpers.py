@@ -7,6 +7,7 @@ import re
 import shutil
 import tarfile
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -373,6 +374,25 @@ def add_file(page, box: str, file: Path) -> None:
 
 def remove_button(page, box: str):
     return page.locator(f"#{box}").get_by_label("Remove Image" if box == "photo" else "Clear", exact=True)
+
+
+def until(page, condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits for what only Python can tell of a page."""
+    for _ in range(int(seconds * 20)):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It did not come about in time.")
+
+
+def timeline(page) -> str:
+    """What is said of Live's last minute."""
+    return page.locator(".live .timeline canvas").get_attribute("aria-label")
+
+
+def timeline_seconds(page) -> int:
+    words = timeline(page).split()
+    return int(words[2]) if words[1] == "of" else 0
 
 
 def violations(page) -> list[str]:

@@ -4,7 +4,6 @@ Screenshots go to the folder that EMOCLIP_SCREENSHOTS names.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,9 @@ from helpers import (
     open_tab,
     playing,
     remove_button,
+    timeline,
+    timeline_seconds,
+    until,
     violations,
 )
 from PIL import Image
@@ -198,27 +200,10 @@ def expect_text(page, selector: str, text: str) -> None:
     sync_api.expect(page.locator(f".live {selector}")).to_contain_text(text)
 
 
-def timeline(page) -> str:
-    return page.locator(".live .timeline canvas").get_attribute("aria-label")
-
-
-def timeline_seconds(page) -> int:
-    words = timeline(page).split()
-    return int(words[2]) if words[1] == "of" else 0
-
-
 def bar_widths(page, card: str) -> list[str]:
     """Of one answer: asked for one by one, the bars would be of several."""
     bars = page.locator(f'.live .bars[aria-label="{card}"] .track i')
     return bars.evaluate_all("bars => bars.map((bar) => bar.style.width)")
-
-
-def until(page, condition: Callable[[], bool], seconds: float = 30) -> None:
-    for _ in range(int(seconds * 20)):
-        if condition():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("It did not come about in time.")
 
 
 def test_live_follows_the_face_and_the_voice(open_page):

@@ -8,7 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import ADMIRAL, ASTRONAUT, CHROMIUM, DESKTOP, LABELS, PHONE, READING, open_tab, playing, violations
+from helpers import (
+    ADMIRAL,
+    ASTRONAUT,
+    CHROMIUM,
+    DESKTOP,
+    LABELS,
+    PHONE,
+    READING,
+    open_tab,
+    playing,
+    timeline_seconds,
+    until,
+    violations,
+)
 from PIL import Image, ImageOps
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
@@ -185,18 +198,15 @@ def test_a_lost_connection_keeps_the_timeline_and_greys_it(open_page):
     page.route_web_socket("**/live", connect)
     start(page)
     until_answered(page)
-    page.wait_for_function(TIMELINE_SECONDS + " >= 4")  # more than the next connection needs for its first answers
+    until(page, lambda: timeline_seconds(page) >= 4)  # more than the next connection needs for its first answers
     strong = drawn(page)
     assert strong > 1000
     sockets[0].close()
     expect(page.locator(".live .status")).to_contain_text("trying again")
     assert drawn(page) < strong / 10
     until_answered(page)
-    assert page.evaluate(TIMELINE_SECONDS) >= 4  # that of before is still there
+    assert timeline_seconds(page) >= 4  # that of before is still there
     assert len(sockets) == 2
-
-
-TIMELINE_SECONDS = "+document.querySelector('.live .timeline canvas').ariaLabel.split(' ')[2]"
 
 
 def drawn(page) -> int:

@@ -52,6 +52,7 @@ answers({
     const seen = await network.analyse(image && fromImageData(image), samples);
     const result = await resultOf(network, rule, seen.face, seen.voice, seen.messages), said = rule.verdict(result);
     const { width, height } = image ?? {}, size = seen.turns % 2 ? [height, width] : [width, height];
-    return { ...answerOf(rule, result, said, size), others: seen.others.map((each) => otherFace(rule, each)), turns: seen.turns };
+    const others = seen.others.map((each) => otherFace(rule, each));
+    return { ...answerOf(rule, result, said, size), others, turns: seen.turns };
   },
 });
