@@ -32,7 +32,7 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 try:
     from .baseline_emoclip import Baseline
-    from .configuration_emoclip import Reading
+    from .configuration_emoclip import Prior, Reading
     from .explain_emoclip import Explanation, explain
     from .files_emoclip import kind_of, read_all
     from .media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
@@ -44,7 +44,7 @@ except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from baseline_emoclip import Baseline
-    from configuration_emoclip import Reading
+    from configuration_emoclip import Prior, Reading
     from explain_emoclip import Explanation, explain
     from files_emoclip import kind_of, read_all
     from media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
@@ -121,8 +121,10 @@ class EmotionRecognitionPipeline(Pipeline):
         reading: "perceived", how people see and hear it, or "acted", what the corpora's labels say.
         baseline: the person's own normal face and voice, from the method `baseline`, or the file that it was saved
             in; what is said is relative to it.
+        prior: how often each emotion is among what is asked about, where that is known: "uniform", all equally often,
+            or a dict with the share of each. By default as often as in what the model was taught.
 
-    Both of the last may also be given to a call, for that call.
+    The last three may also be given to a call, for that call.
 
     Example:
 
@@ -146,6 +148,7 @@ class EmotionRecognitionPipeline(Pipeline):
         runtime: Runtime = "auto",
         reading: Reading = "perceived",
         baseline: Baseline | str | os.PathLike | None = None,
+        prior: Prior | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -153,7 +156,7 @@ class EmotionRecognitionPipeline(Pipeline):
             raise ValueError("EmotionRecognitionPipeline needs processor=, an EmoCLIPProcessor.")
         self.feature_extractor = self.image_processor = None  # the processor holds them, and saves them
         model = self.model.eval()
-        self.recognizer = Recognizer(model, self.processor, face_detector, runtime, reading, baseline)
+        self.recognizer = Recognizer(model, self.processor, face_detector, runtime, reading, baseline, prior)
 
     def __call__(
         self,
@@ -166,6 +169,7 @@ class EmotionRecognitionPipeline(Pipeline):
         progress: Callable[[float], None] | None = None,
         reading: Reading | None = None,
         baseline: Baseline | str | os.PathLike | None = None,
+        prior: Prior | None = None,
         **kwargs,
     ) -> EmotionResult | VideoResult | list[EmotionResult] | Iterator[EmotionResult]:
         """Recognise the emotion in one input, in a list of them, or in an iterator or dataset of them.
@@ -175,7 +179,7 @@ class EmotionRecognitionPipeline(Pipeline):
                 dataset, the columns of these names are read, or one of its columns is given.
             video: one video, by itself; see `analyze_video`.
             progress: called with the fraction of `video` that is done; what it raises stops the work.
-            reading, baseline: as the class describes them, for this call.
+            reading, baseline, prior: as the class describes them, for this call.
             batch_size: how many inputs enter the model together.
         Returns:
             One `EmotionResult`, a list, or an iterator; a `VideoResult` of a video.
@@ -184,12 +188,12 @@ class EmotionRecognitionPipeline(Pipeline):
                 other's sentence stands in `messages`; so do "no face", "silence" and "no speech", which are answers.
             ImportError: a package that reads the input is not installed.
             TypeError: arguments that do not go together, or unknown ones.
-            ValueError: there is no such reading, or the baseline is of another model.
+            ValueError: there is no such reading, the baseline is of another model, or the prior is none.
         """
-        recognizer = self.recognizer.adapted(reading, baseline)
+        recognizer = self.recognizer.adapted(reading, baseline, prior)
         if video is not None:
             if kwargs or any(other is not None for other in (inputs, image, audio, face_box)):
-                raise TypeError("Give video= by itself, or with progress=, reading= and baseline=.")
+                raise TypeError("Give video= by itself, or with progress=, reading=, baseline= and prior=.")
             return finish(analyze_video(recognizer, video), progress)
         if progress is not None:
             raise TypeError("Only one video= by itself has progress=.")
@@ -295,15 +299,16 @@ class EmotionRecognitionPipeline(Pipeline):
         face_box: Box | None = None,
         reading: Reading | None = None,
         baseline: Baseline | str | os.PathLike | None = None,
+        prior: Prior | None = None,
     ) -> list[Explanation]:
         """What in the largest face, and in the most telling window of speech, spoke for the answer, see `explain`.
 
         Args:
-            image, audio, face_box, reading, baseline: as `__call__` takes them.
+            image, audio, face_box, reading, baseline, prior: as `__call__` takes them.
         Raises:
             InputError, ValueError: as `__call__`.
         """
-        recognizer = self.recognizer.adapted(reading, baseline)
+        recognizer = self.recognizer.adapted(reading, baseline, prior)
         observation = recognizer.observe(image, audio, face_box)
         [result] = recognizer.score([observation])
         return explain(recognizer, observation, result)

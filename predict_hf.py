@@ -9,7 +9,9 @@
 The same command goes on where an interrupted one was. Columns, inputs and clusters: docs/many-files.md.
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import sys
 import time
@@ -55,6 +57,12 @@ class PredictArguments:
     baseline: str | None = field(
         default=None, metadata={"help": "the file of a person's baseline, to which all answers are relative"}
     )
+    prior: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "how often each emotion is among the inputs: uniform, or shares as JSON; by default as in training"
+        },
+    )
     plot: str | None = field(default=None, metadata={"help": "a folder for a picture of each video's timeline"})
     threads: int | None = field(
         default=None, metadata={"help": "that work at once in a process; by default, one for each core"}
@@ -65,6 +73,9 @@ class PredictArguments:
             steps = self.every * SAMPLES_PER_SECOND
             if steps < 1 - 1e-6 or abs(steps - round(steps)) > 1e-6:
                 raise ValueError(f"--every must be a multiple of {1 / SAMPLES_PER_SECOND}, not {self.every}.")
+        if isinstance(self.prior, str):
+            with contextlib.suppress(ValueError):  # what is no JSON is `uniform`, or is refused as a prior
+                self.prior = json.loads(self.prior)
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"--threads must be at least 1, not {self.threads}.")
 
@@ -111,7 +122,7 @@ def main():
         gpus = torch.cuda.device_count()
         device = f"cuda:{state.local_process_index % gpus}" if gpus else "cpu"
         baseline = Baseline.load(args.baseline) if args.baseline else None
-        pipe = load_pipeline(folder, device=device, reading=args.reading, baseline=baseline)
+        pipe = load_pipeline(folder, device=device, reading=args.reading, baseline=baseline, prior=args.prior)
         run = {
             "inputs": inputs.digest,
             "weights": digest(folder),
@@ -119,6 +130,7 @@ def main():
             "--every": args.every,
             "--reading": args.reading,
             "--baseline": baseline and asdict(baseline),
+            "--prior": args.prior,
         }
         output = Output(path, columns(inputs.columns, pipe.model.config.labels), run)
         if state.is_main_process:

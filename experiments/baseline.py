@@ -9,18 +9,18 @@ file is a parquet one with `audio`, `label` and `speaker`; people of the trainin
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
 from datasets import load_dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from configuration_emoclip import LABELS, Reading
+from configuration_emoclip import LABELS
 from hub import HubError, load_pipeline
 from recognizer_emoclip import Observation, Voice, mean_log_probs
 from training.metrics import emotion_metrics
-from training.outside import load_labelled
+from training.outside import ANSWERS, load_labelled
+from training.report import ANSWERS as TITLES
 
 NEUTRAL = LABELS.index("neutral")
 CLIPS = 2  # of a speaker, that make the baseline
@@ -39,9 +39,9 @@ def main():
         sys.exit(f"baseline.py: {error}")
     voices = [recognizer.observe(audio=row["audio"]).voice for row in dataset]
     labels, speakers = np.array(dataset["label"]), np.array(speakers)
-    print("| reading | baseline | n | accuracy % | mean recall % | neutral ones right % |")
+    print("| answer | baseline | n | accuracy % | mean recall % | neutral ones right % |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for reading in get_args(Reading):
+    for name, (reading, prior) in ANSWERS.items():
         plain, own, tested = [], [], []
         for speaker in np.unique(speakers):
             rows = np.flatnonzero((speakers == speaker) & [voice is not None for voice in voices])
@@ -49,11 +49,11 @@ def main():
             if len(at_rest) < CLIPS:
                 continue
             windows = torch.cat([voices[row].windows for row in at_rest])
-            person = recognizer.adapted(reading)
+            person = recognizer.adapted(reading, prior=prior)
             person = person.adapted(baseline=person.baseline_of(Observation(voice=Voice([], [0.0], windows))))
             for row in np.setdiff1d(rows, at_rest):
                 tested.append(row)
-                for scorer, answers in ((recognizer.adapted(reading), plain), (person, own)):
+                for scorer, answers in ((recognizer.adapted(reading, prior=prior), plain), (person, own)):
                     answers.append(mean_log_probs(scorer.voice_log_probs(voices[row].windows))[0])
         for what, answers in (("none", plain), ("own neutral voice", own)):
             probs = torch.stack(answers).exp().numpy()
@@ -62,7 +62,7 @@ def main():
             numbers = " | ".join(
                 f"{100 * each:.1f}" for each in (figures["accuracy"], figures["mean_recall"], neutral)
             )
-            print(f"| {reading} | {what} | {figures['n']} | {numbers} |")
+            print(f"| {TITLES[name]} | {what} | {figures['n']} | {numbers} |")
 
 
 if __name__ == "__main__":

@@ -235,11 +235,15 @@ def test_faces_or_voices_alone(predict, pipe, tmp_path):
         assert_is(video, what, getattr(pipe(video=clip), what))
 
 
-def test_a_reading_and_a_baseline_are_the_pipelines(predict, pipe, tmp_path):
+def test_a_reading_a_baseline_and_a_prior_are_the_pipelines(predict, pipe, tmp_path):
     pipe.baseline(image=ADMIRAL, audio=READING).save(tmp_path / "me.json")
-    for options in ({"reading": "acted"}, {"baseline": str(tmp_path / "me.json")}):
+    shares = dict.fromkeys(LABELS, 0.1) | {"sad": 0.4}
+    for number, options in enumerate(
+        ({"reading": "acted"}, {"baseline": str(tmp_path / "me.json")}, {"prior": "uniform"}, {"prior": shares})
+    ):
         [(name, value)] = options.items()
-        photo, recording = predict(ASTRONAUT, SHORT_READING, f"--{name}", value, output=f"{name}.parquet")
+        value = value if isinstance(value, str) else json.dumps(value)
+        photo, recording = predict(ASTRONAUT, SHORT_READING, f"--{name}", value, output=f"{number}.parquet")
         assert_is(photo, "face", pipe(str(ASTRONAUT), **options).face)
         assert_is(recording, "voice", pipe(str(SHORT_READING), **options).voice)
         assert scores(recording, "voice") != pytest.approx(scores_of(pipe(str(SHORT_READING)).voice), abs=1e-3)
@@ -443,6 +447,7 @@ def test_two_processes_share_the_work(checkpoint, photos, tmp_path):
     [
         (["--every", "1"], "other --every"),
         (["--what", "face", "--reading", "acted"], "other --what and --reading"),
+        (["--prior", "uniform"], "other --prior"),
         ([ADMIRAL], "other inputs"),
     ],
 )

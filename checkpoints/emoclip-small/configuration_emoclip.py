@@ -7,7 +7,9 @@ config = EmoCLIPConfig.from_preset("audioclip")  # the official AudioCLIP
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -21,6 +23,9 @@ VOICE_LABELS = LABELS[:-1]
 
 #: What an answer means: what was acted, as the corpora's labels say, or how people perceive it, as their votes say.
 Reading = Literal["acted", "perceived"]
+
+#: How often each emotion is, where that is known: all equally often, or the share of each.
+Prior = Literal["uniform"] | dict[str, float]
 
 #: Of config.json. It is raised where older code would misread a newer file, which that code then refuses.
 FORMAT_VERSION = 3
@@ -327,14 +332,40 @@ class EmoCLIPConfig(PreTrainedConfig):
         """The emotions in the order of the logits."""
         return [self.id2label[i] for i in range(len(self.id2label))]
 
-    def head(self, name: Literal["face", "voice"], reading: Reading = "acted") -> HeadConfig:
-        """Class shares, calibration and threshold of the `face` or the `voice` head in a reading."""
+    def head(
+        self, name: Literal["face", "voice"], reading: Reading = "acted", prior: dict[str, float] | None = None
+    ) -> HeadConfig:
+        """Class shares, calibration and threshold of the `face` or the `voice` head in a reading.
+
+        Args:
+            prior: each emotion's share where the model is used. The biases then turn the posteriors into those of
+                these shares (Saerens et al., 2002), of which a head takes those of its classes, made to sum to 1.
+        """
         fields = self._reading(reading)
-        return HeadConfig(*(fields[f"{name}_{field}"] for field in ("prior", "temperature", "bias", "threshold")))
+        head = HeadConfig(*(fields[f"{name}_{field}"] for field in ("prior", "temperature", "bias", "threshold")))
+        if prior is None:
+            return head
+        taught = sum(prior[label] for label in head.prior)
+        shares = {label: prior[label] / taught for label in head.prior}
+        bias = {label: head.bias[label] + math.log(shares[label] / own) for label, own in head.prior.items()}
+        return replace(head, prior=shares, bias=bias)
 
     def expected(self, reading: Reading = "acted") -> dict[str, float]:
         """How often each emotion is expected where the model is used: the reading's target prior."""
         return self._reading(reading)["target_prior"]
+
+    def shares(self, prior: Prior) -> dict[str, float]:
+        """A prior as the share of each label.
+
+        Raises:
+            ValueError: one sentence: it is none, or lacks a label.
+        """
+        if prior == "uniform":
+            return dict.fromkeys(self.labels, 1 / len(self.labels))
+        if not isinstance(prior, dict) or not all(isinstance(share, Real) for share in prior.values()):
+            raise ValueError(f'A prior is "uniform", or each emotion\'s share, {{"angry": 0.1, ...}}, not {prior!r}.')
+        self._check_shares(prior, "The prior", self.labels)
+        return prior
 
     def head_name(self, name: Literal["face", "voice"], reading: Reading = "acted") -> str:
         """Of the head that answers in a reading: `face_perceived` and `voice_perceived` where these have their own."""
@@ -393,12 +424,8 @@ class EmoCLIPConfig(PreTrainedConfig):
     def _check_reading(self, reading: Reading, quote: str):
         """Class shares and calibrations of a reading; the fields' names in messages begin with `quote`."""
         fields = self._reading(reading)
-        for name in ("face_prior", "voice_prior", "target_prior"):
-            prior = fields[name]
-            if unknown := sorted(set(prior) - set(self.labels)):
-                raise ValueError(f"{quote}{name}` speaks of {unknown}, but the model's labels are {self.labels}.")
-            if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
-                raise ValueError(f"{quote}{name}` must be positive shares that sum to 1, got {prior}.")
+        for name, needed in (("face_prior", ()), ("voice_prior", ()), ("target_prior", self.labels)):
+            self._check_shares(fields[name], f"{quote}{name}`", needed)
         for name in ("face", "voice"):
             head = self.head(name, reading)
             temperatures, biases = head.temperature.values(), head.bias.values()
@@ -413,10 +440,15 @@ class EmoCLIPConfig(PreTrainedConfig):
                 )
             if not 0 <= head.threshold <= 1:
                 raise ValueError(f"{quote}{name}_threshold` must be between 0 and 1, got {head.threshold}.")
-        if set(fields["target_prior"]) != set(self.labels):
-            raise ValueError(
-                f"{quote}target_prior` must give a share to each of {self.labels}, got {fields['target_prior']}."
-            )
+
+    def _check_shares(self, prior: dict[str, float], what: str, needed: Iterable[str]):
+        """`what` is the prior's name in messages, and `needed` are the labels that it must have."""
+        if unknown := sorted(set(prior) - set(self.labels)):
+            raise ValueError(f"{what} speaks of {unknown}, but the model's labels are {self.labels}.")
+        if not (all(share > 0 for share in prior.values()) and abs(sum(prior.values()) - 1) <= 1e-3):
+            raise ValueError(f"{what} must be positive shares that sum to 1, got {prior}.")
+        if set(needed) - set(prior):
+            raise ValueError(f"{what} must give a share to each of {list(needed)}, got {prior}.")
 
 
 #: Text tower of `small`: some 1.5 M parameters behind a byte-level vocabulary trained on the prompts.

@@ -697,11 +697,15 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         return getattr(self, f"{self.config.head_name(name, reading)}_head")
 
     def calibrate(
-        self, name: Literal["face", "voice"], logits: torch.Tensor, reading: Reading = "acted"
+        self,
+        name: Literal["face", "voice"],
+        logits: torch.Tensor,
+        reading: Reading = "acted",
+        prior: dict[str, float] | None = None,
     ) -> torch.Tensor:
         """The logits (B, C) of `head(name, reading)`, each divided by its class's temperature, plus its bias (vector
-        scaling, Guo et al., 2017)."""
-        head = self.config.head(name, reading)
+        scaling, Guo et al., 2017); `prior` as in `EmoCLIPConfig.head`."""
+        head = self.config.head(name, reading, prior)
         temperature = self._by_class(head.temperature, 1.0, logits.device).to(logits.dtype)
         bias = self._by_class(head.bias, 0.0, logits.device).to(logits.dtype)
         return logits / temperature + bias
@@ -726,6 +730,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         face_mask: torch.Tensor | None = None,
         voice_mask: torch.Tensor | None = None,
         reading: Reading = "acted",
+        prior: dict[str, float] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The fused posterior and the agreement of face and voice log-posteriors (the heads' own, or means of them).
 
@@ -740,6 +745,7 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
             face_log_probs, voice_log_probs: (B, C), each normalised, or None.
             face_mask, voice_mask: (B,) bool, False where the row has none; None where every row has one.
             reading: that of the log-posteriors, whose class shares are divided out.
+            prior: that of the log-posteriors, where `calibrate` was given one, and then the target prior too.
         Returns:
             (B, C) fused log-probabilities, those of the one source where the other is missing and the target prior
             where both are; (B,) agreement, 0 where a modality is missing.
@@ -750,13 +756,13 @@ class EmoCLIPForEmotionClassification(EmoCLIPPreTrainedModel):
         if given is None:
             raise ValueError("Fusion needs a face, a voice, or both.")
         config = self.config
-        face_prior, voice_prior = (config.head(name, reading).prior for name in ("face", "voice"))
+        face_prior, voice_prior = (config.head(name, reading, prior).prior for name in ("face", "voice"))
         face, has_face = filled(face_log_probs, face_mask, given)
         voice, has_voice = filled(voice_log_probs, voice_mask, given)
         face_evidence = self._evidence(face, has_face, face_prior)
         voice_evidence = self._evidence(voice, has_voice, voice_prior)
         evidence = face_evidence + voice_evidence  # (B, C)
-        log_prior = self._by_class(config.expected(reading), 0.0, given.device).log()  # (C,)
+        log_prior = self._by_class(prior or config.expected(reading), 0.0, given.device).log()  # (C,)
         fused = (log_prior + evidence).log_softmax(-1)
         # Where there is nothing to fuse, the only source keeps the class shares that it was trained on.
         fused = torch.where((has_face & ~has_voice)[:, None], face.log_softmax(-1), fused)

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 try:
     from .baseline_emoclip import Baseline, fingerprint
-    from .configuration_emoclip import Reading
+    from .configuration_emoclip import Prior, Reading
     from .media_emoclip import (
         AudioSource,
         Box,
@@ -48,7 +48,7 @@ except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from baseline_emoclip import Baseline, fingerprint
-    from configuration_emoclip import Reading
+    from configuration_emoclip import Prior, Reading
     from media_emoclip import (
         AudioSource,
         Box,
@@ -150,10 +150,12 @@ class Recognizer:
         runtime: what runs the towers; see `Towers`.
         reading: what is answered: how people perceive face and voice, or what was acted.
         baseline: of the person that is looked at and listened to, where it is known, or the file that it was saved in.
+        prior: how often each emotion is where it is used; by default as often as in what the heads were taught.
     Raises:
         ImportError: as `Towers`.
         OSError: the baseline's file cannot be read.
-        ValueError: as `Towers`; there is no such reading, or the baseline is none, or of another model.
+        ValueError: as `Towers`; there is no such reading, the baseline is none, or of another model, or the prior is
+            none.
     """
 
     def __init__(
@@ -164,14 +166,15 @@ class Recognizer:
         runtime: Runtime = "auto",
         reading: Reading = "perceived",
         baseline: Baseline | str | os.PathLike | None = None,
+        prior: Prior | None = None,
     ):
         self.model, self.processor = model, processor
         self._face_model_file = face_detector
         self._towers = Towers(model, runtime)
         self._origin = None  # the recognizer that this one was adapted from, whose detectors it shares
-        self._set(reading, baseline)
+        self._set(reading, baseline, prior)
 
-    def _set(self, reading: Reading, baseline: Baseline | str | os.PathLike | None) -> None:
+    def _set(self, reading: Reading, baseline: Baseline | str | os.PathLike | None, prior: Prior | None) -> None:
         if reading not in get_args(Reading):
             raise ValueError(f"A reading is one of {', '.join(get_args(Reading))}, not {reading!r}.")
         if isinstance(baseline, (str, os.PathLike)):
@@ -179,18 +182,22 @@ class Recognizer:
         if baseline is not None and baseline.model != fingerprint(self.model.config):
             raise ValueError("The baseline is of another model: make it anew with this one.")
         self.reading, self.baseline = reading, baseline
+        self.prior = None if prior is None else self.model.config.shares(prior)
 
     def adapted(
-        self, reading: Reading | None = None, baseline: Baseline | str | os.PathLike | None = None
+        self,
+        reading: Reading | None = None,
+        baseline: Baseline | str | os.PathLike | None = None,
+        prior: Prior | None = None,
     ) -> "Recognizer":
-        """The same recognizer with another reading, or a person's baseline; None leaves what it has.
+        """The same recognizer with another reading or prior, or a person's baseline; None leaves what it has.
 
         Raises:
             ValueError: as the class does.
         """
         other = copy.copy(self)
         other._origin = self
-        other._set(reading or self.reading, baseline or self.baseline)
+        other._set(reading or self.reading, baseline or self.baseline, self.prior if prior is None else prior)
         return other
 
     def with_own_face_detector(self) -> "Recognizer":
@@ -425,12 +432,12 @@ class Recognizer:
 
     def logits(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
         """A head's calibrated logits (N, C) for rows (N, ...) of what its tower takes, in the reading, relative to the
-        baseline."""
+        baseline, and with the prior."""
         logits = self.model.head(head, self.reading)(self._features(head, rows)).float()
         shift = self.baseline and self.baseline.shift(head, self.model.config, self.reading)
         if shift:
             logits = logits + torch.tensor(shift, device=logits.device)
-        return self.model.calibrate(head, logits, self.reading)
+        return self.model.calibrate(head, logits, self.reading, self.prior)
 
     def _features(self, head: Head, rows: torch.Tensor) -> torch.Tensor:
         """(N, D), not normalised."""
@@ -466,7 +473,7 @@ class Recognizer:
         Returns:
             The emotion is None where a row has neither, and the agreement unless it has both.
         """
-        fused, agreement = self.model.fuse(face, voice, has_face, has_voice, self.reading)
+        fused, agreement = self.model.fuse(face, voice, has_face, has_voice, self.reading, self.prior)
         none, every = torch.zeros(len(fused), dtype=torch.bool), torch.ones(len(fused), dtype=torch.bool)
         seen = none if face is None else every if has_face is None else has_face
         heard = none if voice is None else every if has_voice is None else has_voice
