@@ -12,14 +12,17 @@ Each tab is a module in demo/, with its layout, its handlers, its endpoint and i
 """
 
 import atexit
+import contextlib
 import gc
+import inspect
 import os
 import shutil
 import tempfile
 import threading
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+from unittest import mock
 
 gc.disable()  # what is imported stays: to look for garbage among it would take a fifth of the start
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -37,13 +40,24 @@ try:
 except ImportError:
     spaces = None
 
-import gradio as gr
+
+def without_stubs(thing: object, getfile=inspect.getfile) -> str:
+    """`inspect.getfile`, by which Gradio finds where to write stubs of its components, for editors. It would do so at
+    every start, which is two fifths of its import."""
+    if getattr(thing, "__module__", "").startswith("gradio."):
+        raise FileNotFoundError
+    return getfile(thing)
+
+
+with mock.patch.object(inspect, "getfile", without_stubs):
+    import gradio as gr
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import hub
 from demo import limits
 from demo.about import about_tab, read_figures
+from demo.checkpoint import Checkpoint
 from demo.guard import Demo, Guard, lifespan
 from demo.head import TITLE, use_own_head
 from demo.live import Live, live_tab
@@ -52,10 +66,11 @@ from demo.photo import photo_tab
 from demo.preview import Preview
 from demo.uploads import PHOTOS, RECORDINGS
 from demo.video import video_tab
-from demo.why import why_view
+from demo.why import Answered, why_view
 from demo.words import words_tab
-from demo.zero_gpu import lend
-from pipeline_emoclip import EmotionRecognitionPipeline
+
+if TYPE_CHECKING:
+    from pipeline_emoclip import EmotionRecognitionPipeline
 
 MODEL = os.environ.get("EMOCLIP_MODEL") or str(Path(__file__).parent / "checkpoints" / "emoclip-small")
 LOCAL = ("localhost", "127.0.0.1")
@@ -65,35 +80,50 @@ SERVER_NAME = os.environ.get("GRADIO_SERVER_NAME") or LOCAL[1]
 HOSTS = [*LOCAL, *filter(None, os.environ.get("EMOCLIP_HOSTS", "").split(","))] if SERVER_NAME in LOCAL else ["*"]
 
 
-def load(model: str) -> tuple[EmotionRecognitionPipeline, dict[str, Any]]:
-    """The pipeline of a checkpoint, a local folder or a Hub id, and its own figures, empty where it has none.
-
-    On ZeroGPU it stays on the CPU, see demo/zero_gpu.py.
-    """
-    model = os.path.expanduser(model)
-    print(f"Loading {model}", flush=True)
+@contextlib.contextmanager
+def one_sentence() -> Iterator[None]:
+    """What is wrong with a checkpoint ends the program."""
     try:
-        pipe = hub.load_pipeline(model, device="cpu" if os.environ.get("SPACES_ZERO_GPU") else None)
+        yield
     except hub.HubError as error:
         raise SystemExit(f"EMOCLIP_MODEL: {error}") from None
-    return pipe, read_figures(Path(pipe.model.name_or_path) / "results.json")  # of the folder that it was loaded from
 
 
-def warm_up(pipe: EmotionRecognitionPipeline) -> None:
-    """Has whatever is loaded or built on first use be so, while the page is shown already."""
+@one_sentence()
+def load() -> "EmotionRecognitionPipeline":
+    """Loads the pipeline, while the page is shown already."""
+    gc.disable()
+    pipe = checkpoint.pipe
+    threading.Thread(target=warm_up, args=[pipe]).start()
+    gc.enable()
+    gc.freeze()  # what was made until now is not looked at again
+    return pipe
+
+
+def warm_up(pipe: "EmotionRecognitionPipeline") -> None:
+    """Has whatever is loaded or built on first use be so."""
     pipe(image=PHOTOS["astronaut"], audio=RECORDINGS["reading-short"])
     pipe.compare_words(["relieved"], image=PHOTOS["astronaut"])
+
+
+def why(answered: Answered | None) -> str:
+    """What spoke for an answer, as HTML."""
+    return why_view(checkpoint.recognizer, answered)
 
 
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 use_own_head()
 
-pipe, RESULTS = load(MODEL)
-live = Live(pipe.recognizer)
-why = partial(why_view, pipe.recognizer)
+print(f"Loading {MODEL}", flush=True)
+with one_sentence():
+    # On ZeroGPU it stays on the CPU, see demo/zero_gpu.py.
+    checkpoint = Checkpoint(os.path.expanduser(MODEL), "cpu" if os.environ.get("SPACES_ZERO_GPU") else None)
+RESULTS = read_figures(checkpoint.folder / "results.json")
+live = Live(checkpoint)
 if spaces is not None:
-    why = lend(spaces.GPU, why, pipe.model)
-threading.Thread(target=warm_up, args=[pipe]).start()
+    from demo.zero_gpu import lend  # needs PyTorch, which `spaces` has imported
+
+    why = lend(spaces.GPU, why, checkpoint)
 
 LAUNCH = {
     "theme": THEME,
@@ -102,7 +132,7 @@ LAUNCH = {
     "ssr_mode": False,
     "mcp_server": True,
     "app_kwargs": {
-        "routes": [live.route, Preview(pipe.recognizer).route, ASSETS],
+        "routes": [live.route, Preview(checkpoint).route, ASSETS],
         "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS), Middleware(Guard)],
         "lifespan": lifespan,
     },
@@ -118,18 +148,19 @@ with Demo(
         with gr.Tab("Live", id="live"):
             live_tab(live)
         with gr.Tab("Photo and voice", id="photo"):
-            photo_tab(pipe.recognizer, why)
+            photo_tab(checkpoint, why)
         with gr.Tab("Video", id="video"):
-            video_tab(pipe.recognizer)
+            video_tab(checkpoint)
         with gr.Tab("Words", id="words"):
-            words_tab(pipe, RESULTS)
+            words_tab(checkpoint, RESULTS)
         with gr.Tab("About", id="about"):
-            about_tab(pipe.model.config, RESULTS)
+            about_tab(RESULTS)
     for file in ("announce.js", "addresses.js", "no_trimming.js", "plain.js"):
         demo.load(None, js=script(file))
 
 gc.enable()
-gc.freeze()  # what was made until now is not looked at again
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH)
+    demo.launch(**LAUNCH, prevent_thread_lock=True)
+    load()
+    demo.block_thread()

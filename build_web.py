@@ -325,7 +325,7 @@ def build_page(pipe: EmotionRecognitionPipeline, output: Path, demo: str | None 
     scripts = [file for place in (STATIC, WEB) for file in place.iterdir() if file.suffix in (".js", ".css")]
     for file in (*scripts, PORTRAIT, EXAMPLE_PHOTO, EXAMPLE_RECORDING):
         shutil.copy(file, folder)  # web/connection.js comes after the demo's, and takes its place
-    (output / "look" / "preview.json").write_text(json.dumps(Preview(pipe.recognizer).answers))
+    (output / "look" / "preview.json").write_text(json.dumps(Preview(pipe).answers))
     shutil.copy(WEB / "README.md", output)
     link = f' <a href="{html.escape(demo)}">The demo on a server</a> has videos and words, too.' if demo else ""
     page = Template((WEB / "index.html").read_text()).substitute(

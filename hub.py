@@ -10,8 +10,8 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from huggingface_hub import CommitOperationAdd, HfApi, RepoUrl, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -21,13 +21,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers.dynamic_module_utils import get_relative_imports
 
-from configuration_emoclip import EmoCLIPConfig
 from files_emoclip import LFS_POINTER
-from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification
-from pipeline_emoclip import EmotionRecognitionPipeline
-from processing_emoclip import EmoCLIPProcessor
+
+if TYPE_CHECKING:
+    from pipeline_emoclip import EmotionRecognitionPipeline
 
 logger = logging.getLogger("emoclip")
 
@@ -127,7 +125,7 @@ def damage(file: Path) -> str | None:
     return None
 
 
-def load_pipeline(source: str | os.PathLike, **kwargs) -> EmotionRecognitionPipeline:
+def load_pipeline(source: str | os.PathLike, **kwargs) -> "EmotionRecognitionPipeline":
     """The pipeline of a checkpoint, as `fetch` takes it, in float32, run by the code of this project.
 
     Args:
@@ -136,6 +134,12 @@ def load_pipeline(source: str | os.PathLike, **kwargs) -> EmotionRecognitionPipe
         HubError: as `fetch`, or it is no EmoCLIP that can be loaded.
     """
     folder = fetch(source)
+    import torch  # here, for it takes seconds, and the demo shows its page before
+
+    from modeling_emoclip import CheckpointError, EmoCLIPForEmotionClassification
+    from pipeline_emoclip import EmotionRecognitionPipeline
+    from processing_emoclip import EmoCLIPProcessor
+
     try:
         model = EmoCLIPForEmotionClassification.from_pretrained(folder, dtype=torch.float32)
         if missing := [name for name in NEEDED if not (folder / name).is_file()]:
@@ -155,6 +159,8 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
         HubError: the token may not write there, the Hub cannot be reached, another model lives under that name, or it
             is to be private and is not.
     """
+    from configuration_emoclip import EmoCLIPConfig
+
     try:
         url = HfApi(token=token).create_repo(repo_id, private=private, exist_ok=True)
         is_private = HfApi(token=token).repo_info(url.repo_id).private
@@ -180,6 +186,8 @@ def open_repository(repo_id: str, token: str | None = None, private: bool | None
 def needed_code(folder: Path) -> list[str]:
     """The files that a folder's model, processor and pipeline are defined in, and all that these import of each other,
     whether they are there or not. An older folder has other files than this tree."""
+    from transformers.dynamic_module_utils import get_relative_imports
+
     names = [f"{part}_emoclip.py" for part in ("modeling", "processing", "pipeline")]
     for name in names:  # grows on the way
         if (folder / name).is_file():

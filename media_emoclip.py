@@ -27,8 +27,10 @@ try:
     from .files_emoclip import (
         DECODE_ERRORS,
         LFS_POINTER,
+        MAX_AUDIO_SECONDS,
         SILENCE_PEAK,
         FileSource,
+        InputError,
         count_scans,
         decode_sound,
         is_jpeg,
@@ -38,23 +40,18 @@ try:
         open_sound,
         tile_size,
     )
-    from .processing_emoclip import (
-        BlockResampler,
-        Downmix,
-        InputError,
-        check_rate,
-        one_channel_sentence,
-        to_array,
-        to_channels,
-    )
+    from .processing_emoclip import BlockResampler, Downmix, check_rate, one_channel_sentence, to_array, to_channels
+    from .results_emoclip import Box
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
     from files_emoclip import (
         DECODE_ERRORS,
         LFS_POINTER,
+        MAX_AUDIO_SECONDS,
         SILENCE_PEAK,
         FileSource,
+        InputError,
         count_scans,
         decode_sound,
         is_jpeg,
@@ -64,15 +61,8 @@ except ImportError:
         open_sound,
         tile_size,
     )
-    from processing_emoclip import (
-        BlockResampler,
-        Downmix,
-        InputError,
-        check_rate,
-        one_channel_sentence,
-        to_array,
-        to_channels,
-    )
+    from processing_emoclip import BlockResampler, Downmix, check_rate, one_channel_sentence, to_array, to_channels
+    from results_emoclip import Box
 try:
     import cv2
 except ImportError:
@@ -102,7 +92,6 @@ BITS = (8, 10, 12)  # of cameras whose numbers are stored in 16
 NEARLY_BLACK = 16  # of 255
 
 # Recordings
-MAX_AUDIO_SECONDS = 600.0
 MAX_AUDIO_SAMPLES = 600 * 192_000  # seconds times rate
 
 # Faces
@@ -118,7 +107,6 @@ YUNET_SCORE, YUNET_NMS_IOU = 0.7, 0.3
 # images of CK+: 0, 100 and 0 %. YuNet's landmarks do not tell: it marks turned faces as if they were upright.
 SURE_SCORE, TURN_GAIN = 0.88, 0.05
 
-Box = tuple[float, float, float, float]  # x, y, width, height
 ImageSource = FileSource | Image.Image | np.ndarray
 AudioSource = FileSource
 

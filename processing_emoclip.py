@@ -23,6 +23,13 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
 from transformers.models.clip import CLIPImageProcessor
 
+try:
+    from .files_emoclip import InputError
+except ImportError:
+    if __package__:  # a package is missing, and the error names it
+        raise
+    from files_emoclip import InputError
+
 MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 4_000, 768_000  # hertz, of recordings
 RESAMPLED_AT_ONCE = 2**18  # samples
 CANCELLED = 0.1  # of the loudest channel's power: what equal channels have left in their mean at a correlation of -0.8
@@ -31,14 +38,6 @@ MAX_PEAK = 10.0  # of full scale: floats may overshoot it, but beyond this they 
 STORED_DB = 80.0  # decibels from the darkest to the brightest level of a stored mel image
 
 logger = logging.getLogger("emoclip")
-
-
-class InputError(ValueError):
-    """A photo or recording that cannot be used: in `sentences`, one for each, what is wrong and what to do."""
-
-    def __init__(self, *sentences: str):
-        super().__init__(" ".join(sentences))
-        self.sentences = list(sentences)
 
 
 class EmoCLIPImageProcessor(CLIPImageProcessor):

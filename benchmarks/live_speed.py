@@ -134,7 +134,8 @@ def main():
     try:
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
+                # The page itself is there before the model.
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/look/preview.json", timeout=120)
                 break
             except OSError:
                 if server.poll() is not None:

@@ -37,7 +37,7 @@ def start(root: Path) -> tuple[subprocess.Popen, str]:
     url = f"http://127.0.0.1:{port}/"
     while True:
         try:
-            httpx.get(url, timeout=5)
+            httpx.get(f"{url}look/preview.json", timeout=TIMEOUT)  # the page itself is there before the model
             return server, url
         except httpx.HTTPError:
             if server.poll() is not None:

@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 import gradio as gr
 
-from configuration_emoclip import EmoCLIPConfig
 from demo.emotions import COLOURS, adjective
 from demo.words import held_out_note
 
@@ -22,9 +21,9 @@ class FigureJSON(TypedDict):
     spread: float
 
 
-def about_tab(config: EmoCLIPConfig, results: dict[str, Any]) -> None:
+def about_tab(results: dict[str, Any]) -> None:
     """The tab's content and its endpoint. `results` are the checkpoint's figures, see results.json."""
-    num_taught = {head: len(config.head(head).prior) for head in HEADS}
+    num_taught = {head: len(results.get(head, {}).get("recall", COLOURS)) for head in HEADS}
     gr.HTML(ABOUT + charts(results, num_taught), padding=False, elem_id="about")
 
     def about() -> list[FigureJSON]:

@@ -25,20 +25,21 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import gradio as gr
 import numpy as np
-import torch
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from demo import limits
+from demo.checkpoint import Checkpoint
 from demo.live_page import PROMISE, live_page, web_link
-from demo.live_session import LiveSession
 from demo.page import module
-from recognizer_emoclip import Recognizer
+
+if TYPE_CHECKING:
+    from demo.live_session import LiveSession
 
 PATH = "/live"
 SAMPLING_RATES = (8_000, 192_000)  # Hz, lowest and highest that a page may send
@@ -58,9 +59,8 @@ class LiveJSON(TypedDict):
 
 def live_tab(live: "Live") -> None:
     """The tab's content, which its script brings to life, and its endpoint."""
-    knows_neutral = live.recognizer.model.config.neutral is not None
-    promise = PROMISE + web_link(os.environ.get("EMOCLIP_WEB_URL"))
-    gr.HTML(live_page(knows_neutral, promise), js_on_load=module("live.js"), padding=False, elem_id="live")
+    content = live_page(live.checkpoint.knows_neutral, PROMISE + web_link(os.environ.get("EMOCLIP_WEB_URL")))
+    gr.HTML(content, js_on_load=module("live.js"), padding=False, elem_id="live")
 
     def live_places() -> LiveJSON:
         """Where webcam and microphone are streamed to, and how busy it is: "socket", the path of the WebSocket (what
@@ -118,16 +118,16 @@ class Live:
     """The connections of the tab Live.
 
     Args:
-        recognizer: its model and processor serve all visitors.
+        checkpoint: its model and processor serve all visitors.
         line: who streams and who waits.
     """
 
-    def __init__(self, recognizer: Recognizer, line: Line | None = None):
-        self.recognizer, self.line = recognizer, Line() if line is None else line
+    def __init__(self, checkpoint: Checkpoint, line: Line | None = None):
+        self.checkpoint, self.line = checkpoint, Line() if line is None else line
         # As many threads as cores, each of which works alone: a visitor has one frame or window in work at most, and
         # they take turns. Models as small as these only lose by sharing one forward pass among cores.
         workers = min(self.line.places, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(workers, "live", initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(workers, "live", initializer=_work_alone)
         self._sockets: Counter[str] = Counter()  # of each address
         self.route = WebSocketRoute(PATH, self.connect)
 
@@ -167,9 +167,12 @@ class Live:
             await asyncio.gather(*tasks, return_exceptions=True)
         await next(iter(done))  # raises what ended it
 
-    def open_session(self, sampling_rate: int) -> LiveSession:
+    def open_session(self, sampling_rate: int) -> "LiveSession":
         """A session for a visitor whose turn has come."""
-        return LiveSession(self.recognizer.with_own_face_detector(), sampling_rate)
+        recognizer = self.checkpoint.recognizer.with_own_face_detector()
+        from demo.live_session import LiveSession
+
+        return LiveSession(recognizer, sampling_rate)
 
     async def run(self, work: Callable[..., None], *args: object) -> None:
         """Runs work in one of the threads."""
@@ -231,7 +234,7 @@ class _Visitor:
         live = self._live
         while True:
             await _within(limits.MAX_WAIT_SECONDS, self._wait(), "Nobody gave up a place for long: try again later.")
-            session = self._session = live.open_session(self._rate)
+            session = self._session = await asyncio.to_thread(live.open_session, self._rate)
             await self._send({"type": "ready"})
             start = time.monotonic()
             while not live.line.turn_is_over(time.monotonic() - start):
@@ -267,6 +270,12 @@ class _Visitor:
             await self._send({"type": "error", "message": sentence})
             if self._socket.application_state is WebSocketState.CONNECTED:
                 await self._socket.close()
+
+
+def _work_alone() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 async def _within(seconds: float, wait: Awaitable[T], otherwise: str) -> T:

@@ -1,23 +1,24 @@
 """The tab Photo and voice: a photo, a recording, or both, and what they say; and the endpoint /analyze."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 from PIL import Image
 
+from demo.checkpoint import Checkpoint
 from demo.emotions import COLOURS, EmotionJSON, ink
 from demo.page import scroll_to
-from demo.spectrogram import spectrogram_view
 from demo.turns import PHOTO, RECORDING
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
 from demo.verdict import likeliest, tag
 from demo.views import bar, bars, embedded, messages, placeholder, verdict_view
 from demo.why import Answered, close_up
-from media_emoclip import InputError
-from recognizer_emoclip import Observation, Recognizer
+from files_emoclip import InputError
 from results_emoclip import EmotionResult, FaceResult, OtherFace
+
+if TYPE_CHECKING:
+    from recognizer_emoclip import Observation, Recognizer
 
 SHOWN_SIDE = 1024  # pixels of the longer side of the photo in the answer
 FACES_SHOWN, FACE_CARD_SIDE = 12, 160  # side by side at most; pixels
@@ -45,8 +46,8 @@ class ResultJSON(TypedDict):
     messages: list[str]
 
 
-def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> None:
-    """The tab's layout, its handlers and its endpoint. `why` is `why_view` of this recognizer."""
+def photo_tab(checkpoint: Checkpoint, why: Callable[[Answered | None], str]) -> None:
+    """The tab's layout, its handlers and its endpoint. `why` is `why_view` of this checkpoint's recognizer."""
     output = gr.HTML(EMPTY, elem_id="answer", padding=False, render=False)
     with gr.Row():
         with gr.Column(scale=4, min_width=320, elem_classes="inputs"):
@@ -71,7 +72,7 @@ def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> 
     shown = [output, ask, reasons, answered]
     runs = [
         asked(
-            partial(answer, recognizer),
+            lambda image, audio: answer(checkpoint.recognizer, image, audio),
             [photo, recording],
             shown,
             api_visibility="private",
@@ -86,10 +87,10 @@ def photo_tab(recognizer: Recognizer, why: Callable[[Answered | None], str]) -> 
     for source in (photo, recording):
         taken_back(source, lambda: (EMPTY, gr.update(visible=False), "", None), shown, [*runs, told])
     output.change(None, js=scroll_to("answer"))
-    gr.api(analyze_endpoint(recognizer), api_name="analyze", concurrency_id=RECORDING)
+    gr.api(analyze_endpoint(checkpoint), api_name="analyze", concurrency_id=RECORDING)
 
 
-def analyze_endpoint(recognizer: Recognizer) -> Callable[..., ResultJSON]:
+def analyze_endpoint(checkpoint: Checkpoint) -> Callable[..., ResultJSON]:
     """What answers /analyze."""
 
     def analyze(image: gr.FileData | None = None, audio: gr.FileData | None = None) -> ResultJSON:
@@ -109,7 +110,7 @@ def analyze_endpoint(recognizer: Recognizer) -> Callable[..., ResultJSON]:
             they conflict. "messages" are sentences about what could not be used, and why.
         """
         try:
-            return recognise(recognizer, uploaded(image), uploaded(audio))[0].to_dict()
+            return recognise(checkpoint.recognizer, uploaded(image), uploaded(audio))[0].to_dict()
         except InputError as error:
             return EmotionResult(messages=error.sentences).to_dict()
 
@@ -117,17 +118,17 @@ def analyze_endpoint(recognizer: Recognizer) -> Callable[..., ResultJSON]:
 
 
 def recognise(
-    recognizer: Recognizer, image: str | bytes | None, audio: str | bytes | None
-) -> tuple[EmotionResult, Observation, Image.Image | None]:
+    recognizer: "Recognizer", image: str | bytes | None, audio: str | bytes | None
+) -> tuple[EmotionResult, "Observation | None", Image.Image | None]:
     """The result of a photo and a recording, what was found in them, and the photo, upright. Where nothing was given,
     or nothing of it can be read, the result's messages say so."""
     photo, notes, errors = read_photo(image)
     if errors and audio is None:
-        return EmotionResult(messages=errors), Observation(), None
+        return EmotionResult(messages=errors), None, None
     try:
         observation = recognizer.observe(photo, audio)
     except InputError as error:
-        return EmotionResult(messages=errors + error.sentences), Observation(), photo
+        return EmotionResult(messages=errors + error.sentences), None, photo
     observation.messages = notes + observation.messages + errors
     [result] = recognizer.score([observation])
     if observation.faces and observation.faces.turns:  # boxes are in pixels of the photo as it was turned
@@ -135,7 +136,7 @@ def recognise(
     return result, observation, photo
 
 
-def answer(recognizer: Recognizer, image: str | None, audio: str | None) -> tuple[str, dict, str, Answered | None]:
+def answer(recognizer: "Recognizer", image: str | None, audio: str | None) -> tuple[str, dict, str, Answered | None]:
     """What the page shows for a photo and a recording, as HTML; whether it may be asked why; no reasons yet; and what
     they would be of."""
     result, observation, photo = recognise(recognizer, image, audio)
@@ -147,8 +148,10 @@ def answer(recognizer: Recognizer, image: str | None, audio: str | None) -> tupl
     return page, gr.update(visible=result.fused is not None), "", answered
 
 
-def answer_view(recognizer: Recognizer, photo: Image.Image | None, audio: str | None, result: EmotionResult) -> str:
+def answer_view(recognizer: "Recognizer", photo: Image.Image | None, audio: str | None, result: EmotionResult) -> str:
     """A result beside the photo and the recording that it is of, as HTML."""
+    from demo.spectrogram import spectrogram_view
+
     segments = result.voice.segments if result.voice else []
     speech = f"{sum(end - start for start, end in segments):.1f} s of speech"
     fused = "fused" if result.agreement is not None else "face only" if result.face else "voice only"

@@ -2,23 +2,26 @@
 
 import base64
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from demo.emotions import COLOURS, adjective, glyph
 from demo.views import bars, clock, messages, verdict_view
 from results_emoclip import Emotion
-from video_emoclip import VideoResult
+
+if TYPE_CHECKING:
+    from video_emoclip import VideoResult
 
 COLUMNS = 300  # of the timeline
 
 
-def above_view(result: VideoResult) -> str:
+def above_view(result: "VideoResult") -> str:
     """What stands above the player."""
     return f'<div class="answer">{verdict_view(result)}{messages(result.messages)}</div>'
 
 
-def below_view(result: VideoResult) -> str:
+def below_view(result: "VideoResult") -> str:
     """What stands below the player; nothing where there was neither a face nor a voice."""
     if result.fused is None:
         return ""
@@ -39,7 +42,7 @@ def below_view(result: VideoResult) -> str:
 </div>"""
 
 
-def _timeline(result: VideoResult) -> str:
+def _timeline(result: "VideoResult") -> str:
     """The posteriors of face, voice and both over time, stacked. Conflicts are framed; seek.js makes a click seek."""
     rows = "".join(
         f'<span class="source">{title}</span>'
@@ -105,7 +108,7 @@ def in_words(emotions: list[tuple[float, Emotion | None]]) -> str:
     return ", ".join(said[:20]) + (" and so on" if len(said) > 20 else "")
 
 
-def _moments(result: VideoResult) -> str:
+def _moments(result: "VideoResult") -> str:
     if result.agreement is None:
         return ""
     if not result.moments:
@@ -119,7 +122,7 @@ def _moments(result: VideoResult) -> str:
     return f'<section class="moments"><h3>Where face and voice conflict</h3><ol>{items}</ol></section>'
 
 
-def _people(result: VideoResult) -> str:
+def _people(result: "VideoResult") -> str:
     if len(result.people) < 2:
         return ""
     items = "".join(

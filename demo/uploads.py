@@ -13,7 +13,7 @@ from PIL import Image
 
 from demo.limits import MAX_DATA_URL
 from demo.work import decode_apart
-from media_emoclip import MAX_AUDIO_SECONDS, InputError, load_image
+from files_emoclip import MAX_AUDIO_SECONDS, InputError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PHOTOS = {name: str(EXAMPLES / f"{name}.jpg") for name in ("astronaut", "grace-hopper", "two-people")}
@@ -61,6 +61,8 @@ def read_photo(source: str | bytes | None) -> tuple[Image.Image | None, list[str
     """A photo, read once for all that is done with it; what should be known of it; and why it cannot be read."""
     if source is None:
         return None, [], []
+    from media_emoclip import load_image
+
     try:
         return *load_image(decode_apart(source)), []
     except InputError as error:

@@ -6,13 +6,12 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import gradio as gr
 
-from demo.annotate import annotate_video
+from demo.checkpoint import Checkpoint
 from demo.emotions import COLOURS, EmotionJSON
 from demo.limits import MAX_UPLOAD, MAX_VIDEO_WORK_SECONDS
 from demo.page import script, scroll_to
@@ -22,10 +21,11 @@ from demo.uploads import EXAMPLES, one_click, taken_back, uploaded
 from demo.verdict import percent
 from demo.views import messages, placeholder
 from demo.work import check_video, for_at_most
-from media_emoclip import InputError
-from recognizer_emoclip import Recognizer
-from video_emoclip import MAX_VIDEO_SECONDS, VideoResult, finish
-from video_emoclip import analyze_video as analysis_steps
+from files_emoclip import MAX_VIDEO_SECONDS, InputError
+
+if TYPE_CHECKING:
+    from recognizer_emoclip import Recognizer
+    from video_emoclip import VideoResult
 
 PROGRESS_SECONDS = 0.3  # between two updates of the progress bar
 ANALYSIS_SHARE = 0.5  # of the whole time; the rest draws the annotated video
@@ -85,8 +85,12 @@ class VideoJSON(TypedDict):
     messages: list[str]
 
 
-def video_tab(recognizer: Recognizer) -> None:
+def video_tab(checkpoint: Checkpoint) -> None:
     """The tab's layout, its handlers and its endpoint."""
+
+    def answer(path: str | None) -> Iterator[Shown]:
+        yield from watch(checkpoint.recognizer, path)
+
     above = gr.HTML(EMPTY, elem_id="video-answer", padding=False, render=False)
     player = gr.Video(
         visible=False,
@@ -127,7 +131,7 @@ def video_tab(recognizer: Recognizer) -> None:
         )
         begun.then(None, js=scroll_to("video-answer"))
         run = begun.then(
-            partial(watch, recognizer),
+            answer,
             video,
             outputs,
             concurrency_id=VIDEO,
@@ -146,10 +150,10 @@ def video_tab(recognizer: Recognizer) -> None:
     )
     taken_back(video, lambda: (EMPTY, HIDDEN, "", gr.update(interactive=False)), [*outputs, cancel], runs)
     player.change(None, js=script("keep_playing.js"))
-    gr.api(analyze_video_endpoint(recognizer), api_name="analyze_video", concurrency_id=VIDEO)
+    gr.api(analyze_video_endpoint(checkpoint), api_name="analyze_video", concurrency_id=VIDEO)
 
 
-def analyze_video_endpoint(recognizer: Recognizer) -> Callable[..., VideoJSON]:
+def analyze_video_endpoint(checkpoint: Checkpoint) -> Callable[..., VideoJSON]:
     """What answers /analyze_video."""
 
     def analyze_video(video: gr.FileData) -> VideoJSON:
@@ -170,6 +174,9 @@ def analyze_video_endpoint(recognizer: Recognizer) -> Callable[..., VideoJSON]:
             width, height] in pixels) and scores of each look at the face. "segments" are the [start, end] of speech,
             in seconds. "messages" are sentences about what could not be used, and why.
         """
+        recognizer = checkpoint.recognizer
+        from video_emoclip import VideoResult, finish
+
         try:
             file = uploaded(video)
             if file is None:
@@ -181,7 +188,7 @@ def analyze_video_endpoint(recognizer: Recognizer) -> Callable[..., VideoJSON]:
     return analyze_video
 
 
-def watch(recognizer: Recognizer, path: str | None) -> Iterator[Shown]:
+def watch(recognizer: "Recognizer", path: str | None) -> Iterator[Shown]:
     """What the page shows while a video is analysed, and at last its answer.
 
     Wherever it is stopped, the files are closed and the annotated video is deleted; Gradio deletes its own copy.
@@ -189,6 +196,8 @@ def watch(recognizer: Recognizer, path: str | None) -> Iterator[Shown]:
     if path is None:
         yield _sentences(["No video was given: upload or record one."]), HIDDEN, ""
         return
+    from demo.annotate import annotate_video
+
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -206,10 +215,12 @@ def watch(recognizer: Recognizer, path: str | None) -> Iterator[Shown]:
         yield above_view(result), shown, below_view(result)
 
 
-def _analysis(recognizer: Recognizer, source: str | bytes) -> Generator[float, None, VideoResult]:
+def _analysis(recognizer: "Recognizer", source: str | bytes) -> Generator[float, None, "VideoResult"]:
     """The steps of a video's analysis, within what a visitor may cost."""
+    from video_emoclip import analyze_video
+
     check_video(source)
-    return for_at_most(MAX_VIDEO_WORK_SECONDS, analysis_steps(recognizer, source))
+    return for_at_most(MAX_VIDEO_WORK_SECONDS, analyze_video(recognizer, source))
 
 
 def _hold(path: str, folder: str) -> str:

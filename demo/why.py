@@ -1,16 +1,17 @@
 """The answer to "Why this answer?": the face and the spectrogram, coloured where they spoke for their labels."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from demo.emotions import COLOURS, adjective
 from demo.views import clock, embedded
-from explain_emoclip import explain
-from media_emoclip import Box
-from recognizer_emoclip import Observation, Recognizer
-from results_emoclip import EmotionResult
+from results_emoclip import Box, EmotionResult
+
+if TYPE_CHECKING:
+    from recognizer_emoclip import Observation, Recognizer
 
 FACE_SIZE, VOICE_SIZE = (320, 320), (560, 320)  # width and height in pixels
 ALPHA = 0.85  # of the colour where it is strongest
@@ -30,7 +31,7 @@ class Answered:
     """
 
     result: EmotionResult
-    observation: Observation
+    observation: "Observation"
     face: Image.Image | None
 
 
@@ -41,10 +42,12 @@ def close_up(photo: Image.Image, square: Box) -> Image.Image:
     return face.convert("L").resize(FACE_SIZE, Image.Resampling.BICUBIC)
 
 
-def why_view(recognizer: Recognizer, answered: Answered | None) -> str:
+def why_view(recognizer: "Recognizer", answered: Answered | None) -> str:
     """What in the face and in the voice spoke for their labels, as HTML; empty where there was no answer."""
     if answered is None:
         return ""
+    from explain_emoclip import explain
+
     explanations = explain(recognizer, answered.observation, answered.result)
     cards = ""
     for explanation in explanations:

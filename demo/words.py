@@ -2,19 +2,22 @@
 
 import html
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import gradio as gr
 
+from demo.checkpoint import Checkpoint
 from demo.emotions import COLOURS, adjective
 from demo.limits import MAX_WORD_LENGTH, MAX_WORDS
 from demo.page import scroll_to
 from demo.turns import RECORDING
 from demo.uploads import PHOTOS, RECORDINGS, one_click, photo_and_recording, read_photo, taken_back, uploaded
 from demo.views import messages, placeholder, signed
-from media_emoclip import InputError
-from pipeline_emoclip import EmotionRecognitionPipeline, WordCloseness, WordsResult
+from files_emoclip import InputError
+from results_emoclip import WordCloseness, WordsResult
+
+if TYPE_CHECKING:
+    from pipeline_emoclip import EmotionRecognitionPipeline
 
 EMPTY = placeholder(
     "How close is a word?", "Write a few, add a photo or a recording and press Compare, or pick an example."
@@ -41,7 +44,7 @@ class WordsJSON(TypedDict):
     messages: list[str]
 
 
-def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None:
+def words_tab(checkpoint: Checkpoint, results: dict[str, Any]) -> None:
     """The tab's layout, its handlers and its endpoint. `results` are the checkpoint's figures, see results.json."""
     output = gr.HTML(EMPTY, elem_id="words-answer", padding=False, render=False)
     with gr.Row():
@@ -69,7 +72,7 @@ def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None
             output.render()
     runs = [
         asked(
-            partial(answer, pipe, held_out_note(results)),
+            lambda *given: answer(checkpoint.pipe, held_out_note(results), *given),
             [text, photo, recording],
             output,
             api_visibility="private",
@@ -80,10 +83,10 @@ def words_tab(pipe: EmotionRecognitionPipeline, results: dict[str, Any]) -> None
     for source in (photo, recording):
         taken_back(source, lambda: EMPTY, [output], runs)
     output.change(None, js=scroll_to("words-answer"))
-    gr.api(compare_words_endpoint(pipe), api_name="compare_words", concurrency_id=RECORDING)
+    gr.api(compare_words_endpoint(checkpoint), api_name="compare_words", concurrency_id=RECORDING)
 
 
-def compare_words_endpoint(pipe: EmotionRecognitionPipeline) -> Callable[..., WordsJSON]:
+def compare_words_endpoint(checkpoint: Checkpoint) -> Callable[..., WordsJSON]:
     """What answers /compare_words."""
 
     def compare_words(
@@ -105,7 +108,7 @@ def compare_words_endpoint(pipe: EmotionRecognitionPipeline) -> Callable[..., Wo
             could not be used, and why.
         """
         try:
-            return closeness(pipe, word_list(words), uploaded(image), uploaded(audio)).to_dict()
+            return closeness(checkpoint.pipe, word_list(words), uploaded(image), uploaded(audio)).to_dict()
         except InputError as error:
             return WordsResult(messages=error.sentences).to_dict()
 
@@ -130,7 +133,7 @@ def word_list(words: object) -> list[str]:
 
 
 def closeness(
-    pipe: EmotionRecognitionPipeline, words: list[str], image: str | bytes | None, audio: str | bytes | None
+    pipe: "EmotionRecognitionPipeline", words: list[str], image: str | bytes | None, audio: str | bytes | None
 ) -> WordsResult:
     """Words against a photo and a recording, with what cannot be used said in the messages."""
     words = [word.strip() for word in words if word.strip()]
@@ -150,7 +153,7 @@ def closeness(
     return result
 
 
-def answer(pipe: EmotionRecognitionPipeline, held_out: str, text: str, image: str | None, audio: str | None) -> str:
+def answer(pipe: "EmotionRecognitionPipeline", held_out: str, text: str, image: str | None, audio: str | None) -> str:
     """What the page shows for words with commas between them, as HTML."""
     return words_view(closeness(pipe, (text or "").split(","), image, audio), held_out)
 

@@ -11,8 +11,7 @@ import av
 from PIL import Image
 
 from demo import limits
-from files_emoclip import DECODE_ERRORS, moving_picture, open_container, open_file, open_image
-from media_emoclip import DAMAGED_PHOTO, InputError, check_size
+from files_emoclip import DECODE_ERRORS, InputError, moving_picture, open_container, open_file, open_image
 
 DECODE = [sys.executable, str(Path(__file__).with_name("decode.py"))]
 #: Of codecs in which a packet may hold many frames that are never shown: what takes it apart.
@@ -31,6 +30,8 @@ def decode_apart(source: str | bytes) -> str | bytes | Image.Image:
     Raises:
         InputError: it is damaged, or takes longer than MAX_DECODE_SECONDS.
     """
+    from media_emoclip import DAMAGED_PHOTO, check_size
+
     with open_file(source, "photo") as data:
         if data.read(8)[4:] != b"ftyp":
             return source

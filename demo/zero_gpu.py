@@ -8,26 +8,27 @@ from collections.abc import Callable
 
 import torch
 
+from demo.checkpoint import Checkpoint
 from demo.why import Answered
 
 GPU_SECONDS = 10  # for which one is asked
 
 
 def lend(
-    gpu: Callable[..., Callable], why: Callable[[Answered | None], str], model: torch.nn.Module
+    gpu: Callable[..., Callable], why: Callable[[Answered | None], str], checkpoint: Checkpoint
 ) -> Callable[[Answered | None], str]:
     """`why`, on a GPU where one is to be had, and as it is where the visitor has used up his minutes.
 
     Args:
         gpu: `spaces.GPU`. On ZeroGPU it runs a function in a process forked from this one; elsewhere it does nothing.
-        why: runs `model`.
+        why: runs the checkpoint's model.
     """
 
     @gpu(duration=GPU_SECONDS)
     def why_on_gpu(answered: Answered | None) -> str:
         if torch.cuda.is_available():
             torch.set_num_threads(1)  # OpenMP's threads are not there after a fork
-            model.to("cuda")  # in the forked process alone
+            checkpoint.pipe.model.to("cuda")  # in the forked process alone
         return why(answered)
 
     def why_anywhere(answered: Answered | None) -> str:

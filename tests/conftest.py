@@ -67,6 +67,7 @@ def app(checkpoint, tmp_path_factory):
     os.environ["EMOCLIP_MODEL"] = str(checkpoint)
     import app
 
+    app.pipe = app.load()
     return app
 
 

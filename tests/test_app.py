@@ -213,7 +213,7 @@ def test_an_upload_is_gone_after_its_time(app, checkpoint, tmp_path, monkeypatch
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with gr.Blocks(analytics_enabled=False, delete_cache=(1, 1)) as short_lived:
-        gr.api(demo.photo.analyze_endpoint(app.pipe.recognizer), api_name="analyze")
+        gr.api(demo.photo.analyze_endpoint(app.checkpoint), api_name="analyze")
     _, url, _ = short_lived.launch(prevent_thread_lock=True, quiet=True)
     try:
         assert analyze(Client(url, verbose=False), ASTRONAUT)["face"]

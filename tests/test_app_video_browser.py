@@ -8,6 +8,7 @@ import pytest
 from helpers import CHROMIUM, DESKTOP, LABELS, PHONE, contrast, one_person, two_people, violations, write_video
 
 import demo.video
+import video_emoclip
 from video_emoclip import ConflictMoment
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
@@ -133,7 +134,7 @@ def test_webcam_and_microphone(open_video):
 
 
 def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, clip, monkeypatch):
-    watch, watched = demo.video.analysis_steps, []
+    watch, watched = video_emoclip.analyze_video, []
 
     def endless(*args):
         """The first video is watched again and again, until it is cancelled."""
@@ -144,7 +145,7 @@ def test_a_long_one_can_be_cancelled_and_whoever_waited_is_answered(open_video, 
                 yield max(fraction, 0.1)  # from here on the time that is left is told
         return (yield from watch(*args))
 
-    monkeypatch.setattr(demo.video, "analysis_steps", endless)
+    monkeypatch.setattr(video_emoclip, "analyze_video", endless)
     page = open_video()
     add(page, clip)
     recognise(page)

@@ -617,7 +617,7 @@ def test_the_space_is_published_by_the_pages_command_and_starts_on_a_model_of_th
             sys.modules.pop("app", None)
             try:
                 import app
-                answers[name] = [app.pipe.model.config.name_or_path, app.RESULTS]
+                answers[name] = [app.load().model.config.name_or_path, app.RESULTS]
             except SystemExit as error:
                 answers[name] = str(error)
         print(json.dumps(answers))

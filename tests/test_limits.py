@@ -91,12 +91,12 @@ def test_scans_are_counted_across_blocks(monkeypatch):
 
 @pytest.mark.parametrize("words", [5, True, 1.5, {"happy": 1}, [1], [None], ["happy", {}], ["\ud800"], "\udfff"])
 def test_words_of_the_wrong_type_get_a_sentence(app, words):
-    ask = demo.words.compare_words_endpoint(app.pipe)
+    ask = demo.words.compare_words_endpoint(app.checkpoint)
     assert "The words" in ask(words, None, None)["messages"][0]
 
 
 def test_null_words_are_none(app):
-    assert "No words were given" in demo.words.compare_words_endpoint(app.pipe)(None)["messages"][0]
+    assert "No words were given" in demo.words.compare_words_endpoint(app.checkpoint)(None)["messages"][0]
 
 
 @pytest.mark.parametrize("path", ["a\0b", "a" * 5000, "a/" * 3000, "\ud800", "/file=%00", "", 5, None, [], {}])

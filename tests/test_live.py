@@ -374,7 +374,7 @@ class Page:
 @pytest.fixture
 def small(app):
     """A server with one place, of which a turn lasts half a second where somebody waits."""
-    live = Live(app.pipe.recognizer, Line(places=1, turn_seconds=0.5))
+    live = Live(app.checkpoint, Line(places=1, turn_seconds=0.5))
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=[live.route]), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()

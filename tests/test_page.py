@@ -100,7 +100,7 @@ class Spaces:
 def test_why_is_asked_of_a_gpu_that_is_lent_and_answered_where_none_is(app, refuses):
     recognizer, spaces = app.pipe.recognizer, Spaces(refuses)
     answered = demo.photo.answer(recognizer, str(ASTRONAUT), None)[3]
-    why = lend(spaces.GPU, partial(why_view, recognizer), app.pipe.model)
+    why = lend(spaces.GPU, partial(why_view, recognizer), app.checkpoint)
     [(_, seconds)] = spaces.marked
     assert 0 < seconds <= 60
     assert why(answered) == why_view(recognizer, answered)
@@ -125,7 +125,7 @@ def test_a_space_on_zero_gpu_starts_with_a_marked_function_that_its_page_uses(tm
         "assert len(spaces.marked) == 1\n"
         "asked = [each for each in app.demo.fns.values() if spaces.marked[0] in "
         "[cell.cell_contents for cell in getattr(each.fn, '__closure__', None) or ()]]\n"
-        "print(len(asked), app.pipe.model.device)\n"
+        "print(len(asked), app.load().model.device)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "SPACES_ZERO_GPU": "true"}
     environment["EMOCLIP_MODEL"] = str(checkpoint)

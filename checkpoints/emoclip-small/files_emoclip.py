@@ -18,12 +18,6 @@ import numpy as np
 from PIL import Image
 
 try:
-    from .processing_emoclip import InputError
-except ImportError:
-    if __package__:  # a package is missing, and the error names it
-        raise
-    from processing_emoclip import InputError
-try:
     import av
 except ImportError:
     av = None
@@ -47,6 +41,7 @@ CONTAINERS = "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,flac,wav,w64,aac,aif
 DECODE_ERRORS = (ValueError, IndexError) if av is None else (av.FFmpegError, ValueError, IndexError)
 SILENCE_PEAK = 10 ** (-70 / 20)  # of full scale: quieter than any microphone's own noise
 LFS_POINTER = b"version https://git-lfs"  # what stands in the place of a file that git-lfs has not fetched
+MAX_AUDIO_SECONDS, MAX_VIDEO_SECONDS = 600.0, 600.0
 MAX_SOUND_TRACKS = 8  # that are looked at, each to its first sound; a film has as many languages
 #: Of a JPEG, with one to four components; decoders refuse one of another length.
 SCAN_HEADER = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
@@ -104,6 +99,14 @@ FORMS = {
 }
 
 FileSource = str | os.PathLike | bytes | dict[str, Any] | IO[bytes]
+
+
+class InputError(ValueError):
+    """A photo or recording that cannot be used: in `sentences`, one for each, what is wrong and what to do."""
+
+    def __init__(self, *sentences: str):
+        super().__init__(" ".join(sentences))
+        self.sentences = list(sentences)
 
 
 def open_file(source: FileSource, what: str) -> io.BufferedIOBase:

@@ -18,7 +18,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ try:
     from .files_emoclip import kind_of, read_all
     from .media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
     from .recognizer_emoclip import Observation, Recognizer, normalized
-    from .results_emoclip import EmotionResult
+    from .results_emoclip import EmotionResult, TextResult, WordCloseness, WordsResult
     from .runtime_emoclip import Runtime
     from .video_emoclip import VideoResult, VideoSource, analyze_video, finish
 except ImportError:
@@ -49,7 +48,7 @@ except ImportError:
     from files_emoclip import kind_of, read_all
     from media_emoclip import AudioSource, Box, ImageSource, InputError, load_audio, load_image
     from recognizer_emoclip import Observation, Recognizer, normalized
-    from results_emoclip import EmotionResult
+    from results_emoclip import EmotionResult, TextResult, WordCloseness, WordsResult
     from runtime_emoclip import Runtime
     from video_emoclip import VideoResult, VideoSource, analyze_video, finish
 
@@ -60,47 +59,6 @@ NAMES = ("image", "audio", "face_box", "video")
 MOST_WORDS = 4
 
 logger = logging.getLogger("emoclip")
-
-
-@dataclass
-class WordCloseness:
-    """How close a word is to a face and a voice: cosines of their embeddings, None where there is no such source.
-
-    `trained` is True for a word that the text tower was trained on. `emotion` and `emotional` are the word's own, read
-    alone: `TextResult`'s label and mark.
-    """
-
-    word: str
-    trained: bool
-    emotion: str
-    emotional: bool | None
-    face: float | None
-    voice: float | None
-
-
-@dataclass
-class TextResult:
-    """What a word or a sentence means by itself. `emotional` is False where that seems to be no emotion ("table"), and
-    the scores then say nothing; None for a text tower that was taught no such words."""
-
-    text: str
-    label: str
-    scores: dict[str, float]
-    emotional: bool | None
-
-
-@dataclass
-class WordsResult:
-    """Words against a face and a voice. `words` in the order given; `emotions` are, for scale, the labels with all the
-    words that each was trained on together; `messages` as in `EmotionResult`."""
-
-    words: list[WordCloseness] = field(default_factory=list)
-    emotions: list[WordCloseness] = field(default_factory=list)
-    messages: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
-        return asdict(self)
 
 
 class EmotionRecognitionPipeline(Pipeline):

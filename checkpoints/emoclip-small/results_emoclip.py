@@ -6,17 +6,12 @@ start of the recording; natural logarithms.
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # the demo's page is there before it
+    import torch
 
-try:
-    from .media_emoclip import Box
-except ImportError:
-    if __package__:  # a package is missing, and the error names it
-        raise
-    from media_emoclip import Box
-
+Box = tuple[float, float, float, float]  # x, y, width, height
 #: Of the agreement: face and voice conflict where they are half as likely together as apart, or less.
 CONFLICT = -math.log(2)
 
@@ -104,6 +99,47 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+@dataclass
+class WordCloseness:
+    """How close a word is to a face and a voice: cosines of their embeddings, None where there is no such source.
+
+    `trained` is True for a word that the text tower was trained on. `emotion` and `emotional` are the word's own, read
+    alone: `TextResult`'s label and mark.
+    """
+
+    word: str
+    trained: bool
+    emotion: str
+    emotional: bool | None
+    face: float | None
+    voice: float | None
+
+
+@dataclass
+class TextResult:
+    """What a word or a sentence means by itself. `emotional` is False where that seems to be no emotion ("table"), and
+    the scores then say nothing; None for a text tower that was taught no such words."""
+
+    text: str
+    label: str
+    scores: dict[str, float]
+    emotional: bool | None
+
+
+@dataclass
+class WordsResult:
+    """Words against a face and a voice. `words` in the order given; `emotions` are, for scale, the labels with all the
+    words that each was trained on together; `messages` as in `EmotionResult`."""
+
+    words: list[WordCloseness] = field(default_factory=list)
+    emotions: list[WordCloseness] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain dicts, lists, strings and numbers, ready for `json.dumps`."""
+        return asdict(self)
+
+
 class PosteriorFilter:
     """Smooths a posterior in time: the weight of what was seen halves every `half_life` seconds, at any frame rate."""
 
@@ -111,7 +147,7 @@ class PosteriorFilter:
         self.half_life = half_life
         self._probs, self._time = None, -math.inf
 
-    def __call__(self, log_probs: torch.Tensor, time: float) -> torch.Tensor:
+    def __call__(self, log_probs: "torch.Tensor", time: float) -> "torch.Tensor":
         """Adds the log-posterior (C,) of a time in seconds, no earlier than the last; gives the smoothed one (C,)."""
         keep = 0.0 if self._probs is None else 0.5 ** ((time - self._time) / self.half_life)
         self._probs = log_probs.exp() if self._probs is None else self._probs.lerp(log_probs.exp(), 1 - keep)

@@ -25,8 +25,17 @@ import numpy as np
 import torch
 
 try:
-    from .files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
-    from .media_emoclip import Box, InputError, SpeechDetector
+    from .files_emoclip import (
+        DECODE_ERRORS,
+        MAX_VIDEO_SECONDS,
+        SILENCE_PEAK,
+        FileSource,
+        InputError,
+        moving_picture,
+        open_file,
+        open_sound,
+    )
+    from .media_emoclip import Box, SpeechDetector
     from .processing_emoclip import mix_down, one_channel_sentence
     from .recognizer_emoclip import (
         MIN_SPEECH_SECONDS,
@@ -41,8 +50,17 @@ try:
 except ImportError:
     if __package__:  # a package is missing, and the error names it
         raise
-    from files_emoclip import DECODE_ERRORS, SILENCE_PEAK, FileSource, moving_picture, open_file, open_sound
-    from media_emoclip import Box, InputError, SpeechDetector
+    from files_emoclip import (
+        DECODE_ERRORS,
+        MAX_VIDEO_SECONDS,
+        SILENCE_PEAK,
+        FileSource,
+        InputError,
+        moving_picture,
+        open_file,
+        open_sound,
+    )
+    from media_emoclip import Box, SpeechDetector
     from processing_emoclip import mix_down, one_channel_sentence
     from recognizer_emoclip import MIN_SPEECH_SECONDS, ROWS_PER_FORWARD, WINDOW_HOP_SECONDS, Recognizer, mean_log_probs
     from results_emoclip import Emotion, FusedResult, PosteriorFilter
@@ -53,7 +71,6 @@ try:
 except ImportError:
     av = None
 
-MAX_VIDEO_SECONDS = 600.0
 MAX_VIDEO_PIXELS = 4096 * 2304  # of a frame
 SAMPLES_PER_SECOND = 5  # of the picture and of the timeline
 CROP_SIDE = 640  # pixels of the longer side of the pictures that faces are cut from
