@@ -9,6 +9,10 @@
 The same command goes on where an interrupted one was. Columns, inputs and clusters: docs/many-files.md.
 """
 
+import gc
+
+gc.disable()  # what is imported stays: to look for garbage among it would take a tenth of a short run
+
 import contextlib
 import hashlib
 import json
@@ -37,6 +41,9 @@ from prediction.output import Output, columns, parts_of, rows_of, summary
 from prediction.plot import draw, picture_of
 from prediction.work import NOT_THE_FILES, Answer, recognize
 from video_emoclip import SAMPLES_PER_SECOND, VideoResult, What
+
+gc.enable()
+gc.freeze()  # what was imported is not looked at again
 
 SAVE_SECONDS = 10.0  # of work that an interruption may cost
 BAR = "{l_bar}{bar}| {n:,.0f}/{total:,} [{elapsed}<{remaining}]"  # of whole inputs, though videos count by the part
