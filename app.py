@@ -161,6 +161,10 @@ with Demo(
 gc.enable()
 
 if __name__ == "__main__":
-    demo.launch(**LAUNCH, prevent_thread_lock=True)
-    load()
+    try:
+        demo.launch(**LAUNCH, prevent_thread_lock=True)
+        load()
+    except KeyboardInterrupt:
+        shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+        os._exit(130)  # at once: a visitor who waits for the model would load it first
     demo.block_thread()

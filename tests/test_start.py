@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -56,6 +57,19 @@ def test_the_page_is_there_before_the_model_and_what_is_asked_meanwhile_is_answe
     assert live == "ready" and previewed
     assert_close(analyzed, app.pipe(image=ASTRONAUT, audio=READING).to_dict())
     assert words["words"][0]["word"] == "joyful" and words["messages"] == []
+
+
+def test_ctrl_c_while_the_model_is_loaded_ends_the_demo_at_once(checkpoint, tmp_path):
+    environment = {**os.environ, "EMOCLIP_MODEL": str(checkpoint), "GRADIO_TEMP_DIR": str(tmp_path / "uploads")}
+    command = [sys.executable, "-u", "app.py"]
+    with (tmp_path / "errors").open("w+") as errors:
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors) as process:
+            while b"Running on" not in process.stdout.readline():
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+        errors.seek(0)
+        assert process.returncode == 130 and "Traceback" not in errors.read()
+    assert list((tmp_path / "uploads").iterdir()) == []
 
 
 @pytest.mark.parametrize("file, content", [("model.safetensors", b"cut off"), ("config.json", b"[]")])
