@@ -17,6 +17,7 @@ import gc
 import inspect
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -106,6 +107,13 @@ def warm_up(pipe: "EmotionRecognitionPipeline") -> None:
     pipe.compare_words(["relieved"], image=PHOTOS["astronaut"])
 
 
+def leave(*_) -> None:
+    """Ends the demo at once, on Ctrl-C while the model is loaded: an exception in the midst of an import may be taken
+    for something else, and a visitor who waits for the model would load it first."""
+    shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
+    os._exit(130)
+
+
 def why(answered: Answered | None) -> str:
     """What spoke for an answer, as HTML."""
     return why_view(checkpoint.recognizer, answered)
@@ -161,10 +169,8 @@ with Demo(
 gc.enable()
 
 if __name__ == "__main__":
-    try:
-        demo.launch(**LAUNCH, prevent_thread_lock=True)
-        load()
-    except KeyboardInterrupt:
-        shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
-        os._exit(130)  # at once: a visitor who waits for the model would load it first
+    signal.signal(signal.SIGINT, leave)
+    demo.launch(**LAUNCH, prevent_thread_lock=True)
+    load()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     demo.block_thread()
