@@ -4,8 +4,8 @@
     figures = evaluate_outside(recognizer, "voice", dataset)
 
 Photos go through the face detector, recordings through the speech detector, and both readings answer. People perceive
-half of all voices as neutral, which those of a corpus of acted emotions are not: so what they perceive is also scored as
-if all emotions were equally frequent.
+half of all voices as neutral, which those of a corpus of acted emotions are not: so what they perceive is also scored
+as if all emotions were equally frequent.
 """
 
 from collections.abc import Iterator
