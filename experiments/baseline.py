@@ -20,7 +20,6 @@ from hub import HubError, load_pipeline
 from recognizer_emoclip import Observation, Voice, mean_log_probs
 from training.metrics import emotion_metrics
 from training.outside import ANSWERS, load_labelled
-from training.report import ANSWERS as TITLES
 
 NEUTRAL = LABELS.index("neutral")
 CLIPS = 2  # of a speaker, that make the baseline
@@ -41,7 +40,7 @@ def main():
     labels, speakers = np.array(dataset["label"]), np.array(speakers)
     print("| answer | baseline | n | accuracy % | mean recall % | neutral ones right % |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name, (reading, prior) in ANSWERS.items():
+    for reading, prior, title in ANSWERS.values():
         plain, own, tested = [], [], []
         for speaker in np.unique(speakers):
             rows = np.flatnonzero((speakers == speaker) & [voice is not None for voice in voices])
@@ -62,7 +61,7 @@ def main():
             numbers = " | ".join(
                 f"{100 * each:.1f}" for each in (figures["accuracy"], figures["mean_recall"], neutral)
             )
-            print(f"| {TITLES[name]} | {what} | {figures['n']} | {numbers} |")
+            print(f"| {title} | {what} | {figures['n']} | {numbers} |")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ as if all emotions were equally frequent.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 
-from configuration_emoclip import LABELS
+from configuration_emoclip import LABELS, Prior, Reading
 from media_emoclip import InputError, load_image
 from recognizer_emoclip import Observation, Recognizer, mean_log_probs
 from training.dataset import Head
@@ -25,13 +26,22 @@ from training.metrics import emotion_metrics, selective
 from training.sources import as_row, label_reader, list_files, load_parquet, pick_column
 
 COLUMNS = {"face": ("image", "img"), "voice": ("audio", "wav", "flac")}
-#: Reading and prior of each answer.
-ANSWERS = {
-    "acted": ("acted", None),
-    "perceived": ("perceived", None),
-    "perceived_uniform": ("perceived", "uniform"),
-}
 AT_ONCE = 32  # photos or recordings that are held in memory together
+
+
+class Answer(NamedTuple):
+    """What is scored: an answer of the pipeline with these arguments, and what tables call it."""
+
+    reading: Reading
+    prior: Prior | None
+    title: str
+
+
+ANSWERS = {
+    "acted": Answer("acted", None, "as acted"),
+    "perceived": Answer("perceived", None, "as perceived"),
+    "perceived_uniform": Answer("perceived", "uniform", "as perceived, if all emotions are equally frequent"),
+}
 
 
 def load_labelled(source: str, head: Head) -> Dataset:
@@ -84,22 +94,21 @@ def evaluate_outside(recognizer: Recognizer, head: Head, dataset: Dataset, crops
         observed = list(observe(recognizer, head, rows, crops))
         seen = [each for each in observed if each is not None]
         found += [each is not None for each in observed]
-        for name, collected in log_probs.items():
-            reading, prior = ANSWERS[name]
-            recognizer.adapted(reading, prior=prior).score(seen)
-            collected += [
+        for name, answer in ANSWERS.items():
+            recognizer.adapted(answer.reading, prior=answer.prior).score(seen)
+            log_probs[name] += [
                 each.faces.log_probs[0] if head == "face" else mean_log_probs(each.voice.log_probs)[0] for each in seen
             ]
     if not any(found):
         raise ValueError("There is nobody of an emotion that the model knows: no face, or no speech, was found.")
     figures = {"n": len(labels), "found": float(np.mean(found))}
     labels = labels[found]
-    for name, collected in log_probs.items():
-        each = torch.stack(collected)
+    for name, answer in ANSWERS.items():
+        each = torch.stack(log_probs[name])
         probs = each.exp().numpy()
         figures[name] = emotion_metrics(probs, labels) | {
             "nll": -each[range(len(labels)), labels].mean().item(),
-            "selective": selective(probs, labels, recognizer.model.config.head(head, ANSWERS[name][0]).threshold),
+            "selective": selective(probs, labels, recognizer.model.config.head(head, answer.reading).threshold),
         }
     return figures
 

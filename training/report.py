@@ -8,15 +8,10 @@ import numpy as np
 
 from configuration_emoclip import LABELS
 from training.dataset import HEADS
+from training.outside import ANSWERS
 
 #: What corpora outside are called whose file has this name.
 OUTSIDE = {"emodb": "Emo-DB, German", "ckplus": "CK+"}
-#: What the answers of training/outside.py are called; older results lack the last.
-ANSWERS = {
-    "acted": "as acted",
-    "perceived": "as perceived",
-    "perceived_uniform": "as perceived, if all emotions are equally frequent",
-}
 
 
 def markdown_table(results: dict) -> str:
@@ -43,10 +38,10 @@ def markdown_table(results: dict) -> str:
             rows.append((what, pairs, {"n": fused["n"], "accuracy": fused[f"{key}_accuracy"]}))
     for name, figures in results.get("outside", {}).items():
         corpus = OUTSIDE.get(name, name)
-        for answer, called in ANSWERS.items():
-            if answer in figures:
-                what = f"{figures['source']}s outside, {called}"
-                rows.append((what, corpus, {"n": figures["n"]} | figures[answer]))
+        for key, answer in ANSWERS.items():
+            if key in figures:  # older results lack the last
+                what = f"{figures['source']}s outside, {answer.title}"
+                rows.append((what, corpus, {"n": figures["n"]} | figures[key]))
     for name, figures in results.get("words", {}).items():
         modality, words = name.split("_", 1)
         rows.append((f"{modality} against {words.replace('_', '-')} words", splits[modality], figures))
@@ -121,10 +116,10 @@ def unsure_table(results: dict) -> list[str]:
             if "selective" in results.get(name, {}):
                 rows.append((f"{head}s, as {reading}", results["splits"][head], results[name]["selective"]))
     for name, figures in results.get("outside", {}).items():
-        for answer, called in ANSWERS.items():
-            if answer in figures:
-                what = f"{figures['source']}s outside, {called}"
-                rows.append((what, OUTSIDE.get(name, name), figures[answer]["selective"]))
+        for key, answer in ANSWERS.items():
+            if key in figures:
+                what = f"{figures['source']}s outside, {answer.title}"
+                rows.append((what, OUTSIDE.get(name, name), figures[key]["selective"]))
     lines = []
     for what, split, figures in rows:
         right = [f"{100 * (1 - figures[key]):.0f}" if key in figures else "" for key in ("risk", "rejected_risk")]
